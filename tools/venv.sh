@@ -1,0 +1,44 @@
+# Makes .venv with what the project needs, once for each state of pyproject.toml and the pins.
+# Sourced by the other tools: `ensure_venv run` for the program, `ensure_venv dev` for its checks.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+say() { printf '%s\n' "$*" >&2; }
+
+find_python() {
+    local candidate found=""
+    for candidate in ${P2PWEB_PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+        command -v "$candidate" >/dev/null 2>&1 || continue
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s' "$candidate"
+            return 0
+        fi
+        found="$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
+    done
+    say "p2pweb needs Python 3.11 or newer, and this machine has ${found:-none}: install one, or name it in P2PWEB_PYTHON."
+    return 1
+}
+
+ensure_venv() {
+    local what="$1" python stamp want extras=""
+    python="$(find_python)" || exit 1
+    [ "$what" = dev ] && extras="[dev]"
+    want="$(cat pyproject.toml tools/constraints.txt | cksum) $("$python" --version)"
+    for stamp in dev "$what"; do
+        [ "$(cat ".venv/.stamp-$stamp" 2>/dev/null)" = "$want" ] && return 0
+    done
+    say "preparing .venv (once) ..."
+    if ! "$python" -m venv --clear .venv >.venv.log 2>&1; then
+        say "cannot make .venv with $python: $(tail -n 1 .venv.log)"
+        say "On Debian and Ubuntu, install python3-venv; then try again."
+        exit 1
+    fi
+    if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --constraint tools/constraints.txt --editable ".$extras" >.venv.log 2>&1; then
+        say "cannot install what p2pweb needs: $(grep -i error .venv.log | tail -n 1)"
+        say "The whole story is in .venv.log."
+        exit 1
+    fi
+    rm -f .venv.log
+    printf '%s' "$want" >".venv/.stamp-$what"
+}
