@@ -1,0 +1,5 @@
+"""What a peer keeps: records and the bytes that they warrant, verified on the way in and out.
+
+`Store` is the one door. It keeps its books in SQLite (`records`), small segments there too, and
+long ones in a `SegmentFolder` (disk) or a `SegmentShelf` (memory, for simulations).
+"""

@@ -1,0 +1,111 @@
+"""Where long segments lie: files named by hash, or a dict for a peer without a disk.
+
+Writes become durable in two steps, so that many cost little more than one: `write` syncs the
+bytes and gives the file its name, `sync` makes the names durable. Nothing here verifies: that is
+the door's work (`store.store`), before the bytes come here and after they leave.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BLOCKS, BlobId
+
+
+class Segments(Protocol):
+    """What `Store` asks of the place for long segments."""
+
+    def write(self, blob: BlobId, segment: int, data: bytes) -> None:
+        """Keep these bytes, replacing what was there. OSError where that fails."""
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+
+    def read_block(self, blob: BlobId, block: int) -> bytes | None:
+        """The block's bytes as they are now, None where they cannot be read."""
+
+    def remove(self, blob: BlobId, segment: int) -> None:
+        """Forget a segment; nothing happens where there is none."""
+
+    def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> None:
+        """Remove whatever a crash left behind that no book names."""
+
+
+class SegmentFolder:
+    """One file for each segment, in 256 folders by the first byte of the root."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._unsynced: list[Path] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, blob: BlobId, segment: int) -> Path:
+        name = blob.root.hex()
+        return self._folder / name[:2] / f"{name}-{blob.size_bytes}.{segment}"
+
+    def write(self, blob: BlobId, segment: int, data: bytes) -> None:
+        path = self._path(blob, segment)
+        if not path.parent.exists():
+            path.parent.mkdir()
+            self._unsynced.append(self._folder)
+        unfinished = path.with_suffix(f"{path.suffix}.new")
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        self._unsynced.append(path.parent)
+
+    def sync(self) -> None:
+        for folder in dict.fromkeys(self._unsynced):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self._unsynced.clear()
+
+    def read_block(self, blob: BlobId, block: int) -> bytes | None:
+        segment, number = divmod(block, SEGMENT_BLOCKS)
+        try:
+            with self._path(blob, segment).open("rb") as file:
+                file.seek(number * BLOCK_BYTES)
+                return file.read(blob.block_size(block))
+        except OSError:
+            return None
+
+    def remove(self, blob: BlobId, segment: int) -> None:
+        self._path(blob, segment).unlink(missing_ok=True)
+
+    def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> None:
+        wanted = {self._path(blob, segment) for blob, segment in known}
+        for path in sorted(self._folder.glob("??/*")):
+            if path not in wanted:
+                path.unlink(missing_ok=True)
+
+
+class SegmentShelf:
+    """Segments in memory."""
+
+    def __init__(self) -> None:
+        self._data: dict[tuple[BlobId, int], bytes] = {}
+
+    def write(self, blob: BlobId, segment: int, data: bytes) -> None:
+        self._data[blob, segment] = data
+
+    def sync(self) -> None:
+        """Memory has nothing to sync."""
+
+    def read_block(self, blob: BlobId, block: int) -> bytes | None:
+        segment, number = divmod(block, SEGMENT_BLOCKS)
+        data = self._data.get((blob, segment))
+        start = number * BLOCK_BYTES
+        return None if data is None else data[start : start + blob.block_size(block)]
+
+    def remove(self, blob: BlobId, segment: int) -> None:
+        self._data.pop((blob, segment), None)
+
+    def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> None:
+        wanted = set(known)
+        self._data = {place: data for place, data in self._data.items() if place in wanted}
