@@ -1,0 +1,301 @@
+"""The peer as a pure state machine: datagrams, calls and `now` in, actions out.
+
+Every method that takes `now` (monotonic seconds) returns the actions to perform, in order. Nothing
+here waits, reads a clock or draws random numbers of its own. A caller names each call by a token
+and finds it again in the action that ends the call.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2pweb.dht import wire
+from p2pweb.dht.asking import Asker
+from p2pweb.dht.contact import Address, Contact, NodeId
+from p2pweb.dht.events import Action, Ponged, Send, StoreDone
+from p2pweb.dht.lookups import Lookups, Run
+from p2pweb.dht.proof import Proofs
+from p2pweb.dht.queries import Queries, Query
+from p2pweb.dht.rtt import LATENESS_MAX, Rtt
+from p2pweb.dht.serving import Records, Service
+from p2pweb.dht.settings import Settings
+from p2pweb.dht.table import Table
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A question that a caller awaits the answer to."""
+
+    token: int
+    question: wire.Ping | wire.Store
+    to: Address | Contact
+    tries_max: int
+    tries: int = 0
+    done: bool = False
+
+    @property
+    def address(self) -> Address:
+        return self.to.address if isinstance(self.to, Contact) else self.to
+
+
+_AnyQuery = Query[_Call] | Query[Run | None] | Query[None]
+
+
+class Peer:
+    """One peer of the overlay. `entropy(n)` gives n unguessable bytes."""
+
+    def __init__(
+        self,
+        own: NodeId,
+        records: Records,
+        *,
+        rng: random.Random,
+        entropy: Callable[[int], bytes],
+        settings: Settings,
+        now: float,
+    ) -> None:
+        self.own = own
+        self.table = Table(own, settings, now)
+        self.malformed = 0
+        self._rng = rng
+        self._settings = settings
+        self._service = Service(own, self.table, records, settings)
+        self._proofs = Proofs(settings)
+        self._asker = Asker(settings, self.table, entropy, Rtt(settings))
+        self._lookups = Lookups(own, self._asker)
+        # Pools of their own, lest callers starve lookups, or strangers both.
+        self._calls: Queries[_Call] = Queries(
+            most=settings.queries_max, late_for_s=settings.late_for_s
+        )
+        self._pings: Queries[None] = Queries(
+            most=settings.proofs_max, late_for_s=settings.late_for_s
+        )
+        # Strangers whose pong may still be on time, and the message id it will have.
+        self._proving: dict[Address, bytes] = {}
+        self._tokens: dict[int, _Call] = {}
+        # A random phase keeps peers started together from probing together.
+        self._probe_at = now + rng.uniform(0.0, settings.probe_every_s)
+        self._refresh_at = now + self._refresh_pause_s()
+
+    # --- what the shell calls ---
+
+    def receive(self, data: bytes, address: Address, now: float) -> list[Action]:
+        """A datagram arrived from an address (canonical)."""
+        try:
+            message = wire.decode(data)
+        except wire.MalformedError:
+            self.malformed += 1
+            return []
+        if isinstance(message, wire.Asked):
+            self._serve(message, len(data), address, now)
+        else:
+            self._hear(message, address, now)
+        return self._decided(now)
+
+    def next_timer(self) -> float:
+        """When `handle_timer` is to be called, at the latest."""
+        timers = (
+            self._calls.next_timer(),
+            self._lookups.pool.next_timer(),
+            self._pings.next_timer(),
+            self.table.next_due(),
+        )
+        upkeep = min(self._probe_at, self._refresh_at)
+        return min([upkeep, *(when for when in timers if when is not None)])
+
+    def handle_timer(self, now: float) -> list[Action]:
+        """Time has passed."""
+        for stranger in self._pings.expire(now):
+            if self._proving.get(stranger.address) == stranger.message_id:
+                del self._proving[stranger.address]
+        for call in self._calls.expire(now):
+            self._missed(call, now)
+            self._try_call(call.owner, now)
+        for query in self._lookups.pool.expire(now):
+            self._missed(query, now)
+            self._lookups.missed(query, now)
+        for contact in self.table.due(now):
+            self._probe(contact, now)
+        if now >= self._probe_at:
+            self._probe_at = now + self._settings.probe_every_s
+            for quiet in (self.table.stalest(now), self.table.remembered(now)):
+                if quiet is not None:
+                    self._probe(quiet, now)
+        if now >= self._refresh_at:
+            self._refresh_at = now + self._refresh_pause_s()
+            self._lookups.add(Run(self.own, values=False, token=None))
+            self._explore(now, idle_s=self._settings.refresh_every_s)
+        return self._decided(now)
+
+    def ping(self, token: int, address: Address, now: float) -> list[Action]:
+        """Ask an address who it is; ends in Ponged."""
+        call = _Call(token, wire.Ping(self.own), address, self._settings.ping_tries)
+        return self._start_call(call, now)
+
+    def store(
+        self, token: int, contact: Contact, key: bytes, value: bytes, now: float
+    ) -> list[Action]:
+        """Send a STORE; ends in StoreDone."""
+        question = wire.Store(self.own, key, value)
+        call = _Call(token, question, contact, self._settings.store_tries)
+        return self._start_call(call, now)
+
+    def find_node(self, token: int, key: bytes, now: float) -> list[Action]:
+        """Look for the k contacts closest to a key; ends in LookupDone."""
+        self._lookups.add(Run(key, values=False, token=token))
+        return self._decided(now)
+
+    def find_value(self, token: int, key: bytes, now: float) -> list[Action]:
+        """Look for values under a key: Yielded for each, then LookupDone."""
+        self._lookups.add(Run(key, values=True, token=token))
+        return self._decided(now)
+
+    def explore(self, now: float) -> list[Action]:
+        """Learn of every part of the id space, as a newcomer does (Kademlia §2.3)."""
+        self._explore(now, idle_s=0.0)
+        return self._decided(now)
+
+    def cancel(self, token: int, now: float) -> list[Action]:
+        """Nobody awaits this call any longer; no action will name its token."""
+        call = self._tokens.pop(token, None)
+        if call is not None:
+            call.done = True
+        else:
+            self._lookups.cancel(token)
+        return self._decided(now)
+
+    # --- questions of others ---
+
+    def _serve(self, asked: wire.Asked, size: int, address: Address, now: float) -> None:
+        actions = self._asker.actions
+        answer = self._service.answer(asked, address)
+        sender = None
+        if not isinstance(asked.question, wire.Stun):
+            sender = Contact(asked.question.sender, address)
+        if self._proofs.proved(address, now):
+            actions.append(Send(answer, address))
+            self._introduce(sender, now)
+            return
+        allowed = self._settings.amplification_max * size
+        proving = address in self._proving
+        # The ping itself is never longer than the question that brings it about.
+        pingable = not proving and size >= wire.PING_BYTES
+        if len(answer) + wire.PING_BYTES * pingable <= allowed:
+            actions.append(Send(answer, address))
+            if pingable:
+                self._introduce(sender, now)
+        elif proving or (pingable and self._prove(address, now)):
+            self._proofs.hold(address, answer, now)
+        elif len(answer) <= allowed:
+            actions.append(Send(answer, address))
+
+    def _introduce(self, stranger: Contact | None, now: float) -> None:
+        """Ask a stranger who it is, unless it was asked lately: only its pong opens the table."""
+        # Who claims our own id is nobody to remember.
+        if stranger is None or stranger.id == self.own or self.table.knows(stranger):
+            return
+        if stranger.address not in self._proving and self._proofs.introduce(stranger, now):
+            self._prove(stranger.address, now)
+
+    def _prove(self, address: Address, now: float) -> bool:
+        # Should this ping get lost, the stranger's next try is to bring about another.
+        timeout_s = self._asker.brisk_s(address)
+        query = self._asker.ask(self._pings, wire.Ping(self.own), address, None, now, timeout_s)
+        if query is None:
+            return False
+        self._proving[address] = query.message_id
+        return True
+
+    # --- answers of others ---
+
+    def _hear(self, answered: wire.Answered, address: Address, now: float) -> None:
+        message_id = answered.message_id
+        if (call := self._calls.take(message_id, address)) is not None:
+            self._end_call(call.owner, self._read(call, answered.body, now), now - call.sent)
+        elif (query := self._lookups.pool.take(message_id, address)) is not None:
+            self._lookups.heard(query, self._read(query, answered.body, now), now)
+        elif (ping := self._pings.take(message_id, address)) is not None:
+            self._read(ping, answered.body, now)
+
+    def _read(self, query: _AnyQuery, body: bytes, now: float) -> wire.Answer | None:
+        """Learn what any answer teaches of its sender; None when it is garbage."""
+        self._proving.pop(query.address, None)
+        for held in self._proofs.prove(query.address, now):
+            self._asker.actions.append(Send(held, query.address))
+        try:
+            answer = wire.decode_answer(query.question, body)
+        except wire.MalformedError:
+            self.malformed += 1
+            self._missed(query, now)
+            return None
+        rtt_s = min(now - query.sent, LATENESS_MAX * query.timeout_s)
+        self._asker.everyone.sample(rtt_s)
+        if isinstance(answer, wire.Pong):
+            if answer.id != self.own:
+                proved = Contact(answer.id, query.address)
+                self._asker.actions += self.table.proved(proved, rtt_s, now)
+            self._lookups.identified(query.address, answer.id, now)
+        elif query.contact is not None:
+            self.table.answered(query.contact, rtt_s, now)
+            # It answers, but only a pong says under which id.
+            self._introduce(query.contact, now)
+        return answer
+
+    def _missed(self, query: _AnyQuery, now: float) -> None:
+        if query.contact is not None:
+            self._asker.actions += self.table.missed(query.contact, query.sent, now)
+
+    # --- calls ---
+
+    def _start_call(self, call: _Call, now: float) -> list[Action]:
+        self._tokens[call.token] = call
+        self._try_call(call, now)
+        return self._decided(now)
+
+    def _try_call(self, call: _Call, now: float) -> None:
+        """Ask once more, or give up."""
+        if call.done:
+            return
+        if call.tries < call.tries_max:
+            call.tries += 1
+            timeout_s = self._asker.patient_s(call.address, tries=call.tries)
+            if self._asker.ask(self._calls, call.question, call.to, call, now, timeout_s):
+                return
+        self._end_call(call, None, 0.0)
+
+    def _end_call(self, call: _Call, answer: wire.Answer | None, rtt_s: float) -> None:
+        if call.done:
+            return
+        call.done = True
+        del self._tokens[call.token]
+        action: Action
+        if isinstance(call.question, wire.Store):
+            stored = answer.answer if isinstance(answer, wire.Stored) else None
+            action = StoreDone(call.token, stored)
+        elif isinstance(answer, wire.Pong):
+            action = Ponged(call.token, answer.id, rtt_s)
+        else:
+            action = Ponged(call.token, None, None)
+        self._asker.actions.append(action)
+
+    # --- upkeep ---
+
+    def _explore(self, now: float, *, idle_s: float) -> None:
+        for key in self.table.stale_keys(now, self._rng, idle_s=idle_s):
+            self._lookups.add(Run(key, values=False, token=None))
+
+    def _probe(self, contact: Contact, now: float) -> None:
+        timeout_s = self._asker.patient_s(contact.address)
+        pool = self._lookups.pool
+        self._asker.ask(pool, wire.Ping(self.own), contact, None, now, timeout_s)
+
+    def _refresh_pause_s(self) -> float:
+        jitter = self._settings.refresh_jitter
+        return self._settings.refresh_every_s * self._rng.uniform(1 - jitter, 1 + jitter)
+
+    def _decided(self, now: float) -> list[Action]:
+        """Every call ends here, so that a lookup that waits starts as soon as another ends."""
+        self._lookups.start_waiting(now)
+        return self._asker.take_actions()
