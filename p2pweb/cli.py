@@ -1,0 +1,368 @@
+"""The command line: `up`, `publish`, `keys`.
+
+A fault is one sentence on standard error and exit code 1 (2 for words that the command line does
+not have). `publish` exits 0 when every file has the copies wanted, 2 when the version is live and
+short of copies, 1 when it is not live.
+"""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import rich.progress
+from rich.console import Console
+
+from p2pweb import __version__
+from p2pweb.address import Address, parse_address
+from p2pweb.config import PORT_DEFAULT, NodeFile, parse_host, parse_site, read_node_file
+from p2pweb.errors import P2PWebError, UsageError
+from p2pweb.exchange.client import PeerClient
+from p2pweb.keys import SEED_BYTES, SiteKey, create_key_file, list_key_files, load_key_file
+from p2pweb.node import PeerOptions, start_peer
+from p2pweb.publish import Progress, PublishOptions, Summary, publish
+from p2pweb.records import COPIES_DEFAULT, COPIES_MAX
+
+EXIT_SHORT_OF_COPIES = 2
+# Names printed of a long list; `--json` has them all.
+NAMES_PRINTED_MAX = 10
+
+T = TypeVar("T")
+
+
+def main() -> NoReturn:
+    """The console script."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except P2PWebError as error:
+        click.echo(f"p2pweb: {error}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Parsed(click.ParamType[Any]):
+    """A parameter read by one of our own parsers."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+_ADDRESS = _Parsed("HOST:PORT", parse_address)
+_PATH = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="p2pweb")
+def cli() -> None:
+    """A static web site, hosted by the machines its owners already have."""
+
+
+@cli.command()
+@click.argument("node_file", metavar="[NODE.toml]", required=False, type=_PATH)
+@click.option("--port", type=click.IntRange(1, 65_535), help=f"Default: {PORT_DEFAULT}.")
+@click.option(
+    "--host",
+    multiple=True,
+    metavar="ADDRESS",
+    type=_Parsed("ADDRESS", parse_host),
+    help="IP address to listen on; may be repeated. Default: all of this machine.",
+)
+@click.option("--join", multiple=True, type=_ADDRESS, help="A peer to join by; may be repeated.")
+@click.option("--data", type=_PATH, metavar="DIR", help="Where the peer keeps what it holds.")
+@click.option(
+    "--home",
+    type=_Parsed("SITE", parse_site),
+    help="The site on the bare address. Default: that of the peer joined, or the first published.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def up(
+    node_file: Path | None,
+    port: int | None,
+    host: tuple[str, ...],
+    join: tuple[Address, ...],
+    data: Path | None,
+    home: str | None,
+    verbose: bool,
+) -> None:
+    """Start a peer, and run it until Ctrl-C. Flags win over NODE.toml."""
+    given = read_node_file(node_file) if node_file else NodeFile()
+    port = port or given.port or PORT_DEFAULT
+    options = PeerOptions(
+        port=port,
+        data=data or given.data or _data_home() / str(port),
+        hosts=host or given.host or ("::",),
+        join=join or given.join or (),
+        home=parse_site(home) if home else given.home,
+    )
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+    )
+    for noisy in ("asyncio", "aiohttp", "rpcudp", "kademlia"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _run(_up(options))
+
+
+async def _up(options: PeerOptions) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in one
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        node = await start_peer(options, wall=time.time, entropy=os.urandom)
+    except asyncio.CancelledError:
+        return
+    try:
+        home = node.home or "none yet: the first site published here"
+        click.echo(f"p2pweb ready: {' '.join(node.urls)}")
+        click.echo(f"home site: {home}; data: {options.data}; Ctrl-C stops")
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        click.echo("stopping")
+    finally:
+        await node.close()
+
+
+@cli.command("publish")
+@click.argument("directory", metavar="DIR", type=_PATH)
+@click.option(
+    "--peer",
+    type=_ADDRESS,
+    default=f"127.0.0.1:{PORT_DEFAULT}",
+    show_default=True,
+    help="Any peer; it passes the site on.",
+)
+@click.option(
+    "--key",
+    type=_PATH,
+    metavar="FILE",
+    help="The site's key; made if there is none. Default: the one made for DIR.",
+)
+@click.option(
+    "--copies",
+    type=click.IntRange(1, COPIES_MAX),
+    default=COPIES_DEFAULT,
+    show_default=True,
+    help="Peers that keep each file; all of them where there are fewer.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def publish_command(
+    directory: Path, peer: Address, key: Path | None, copies: int, dry_run: bool, as_json: bool
+) -> int:
+    """Publish a directory as the next version of a site.
+
+    Exit code 0: every file has the copies wanted; 2: live, and short of copies; 1: not live.
+    """
+    options = PublishOptions(
+        directory=directory,
+        peer=peer,
+        key=lambda: _key_for(directory, key, dry_run=dry_run),
+        copies=copies,
+        dry_run=dry_run,
+    )
+    if key is not None and key.exists():
+        load_key_file(key)  # A wrong file is told before anything else is done.
+    began = time.monotonic()
+    summary = _run(_publish(options))
+    seconds = time.monotonic() - began
+    if as_json:
+        click.echo(json.dumps(_as_json(summary, seconds), indent=2))
+    else:
+        _print_summary(summary, seconds, dry_run)
+    return EXIT_SHORT_OF_COPIES if summary.short else 0
+
+
+async def _publish(options: PublishOptions) -> Summary:
+    loop = asyncio.get_running_loop()
+    client = PeerClient()
+    shown = _Bars() if sys.stderr.isatty() else _Lines()
+    try:
+        with shown:
+            return await publish(
+                options, client, shown, time.time, lambda call: loop.run_in_executor(None, call)
+            )
+    finally:
+        await client.close()
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def keys(as_json: bool) -> None:
+    """List the keys of your sites: whoever has a key can publish its site."""
+    folder = _key_home()
+    found, faults = list_key_files(folder)
+    if as_json:
+        rows = [
+            {"site": k.key.site, "file": str(k.path), "directory": k.directory and str(k.directory)}
+            for k in found
+        ]
+        click.echo(json.dumps(rows, indent=2))
+    elif not found and not faults:
+        click.echo(f"no keys in {folder} yet: publish makes one")
+    else:
+        for key_file in found:
+            made_for = f"  for {key_file.directory}" if key_file.directory else ""
+            click.echo(f"{key_file.key.site}  {key_file.path}{made_for}")
+    for fault in faults:
+        click.echo(f"p2pweb: {fault}", err=True)
+
+
+# --- keys and directories ---
+
+
+def _key_for(directory: Path, named: Path | None, *, dry_run: bool) -> SiteKey:
+    """The key to publish a directory with; a new one is made where there is none."""
+    real = directory.resolve()
+    if named is not None and named.exists():
+        return load_key_file(named).key
+    if named is None:
+        for key_file in list_key_files(_key_home())[0]:
+            if key_file.directory == real:
+                return key_file.key
+    if dry_run:
+        return SiteKey(os.urandom(SEED_BYTES))
+    if named is None:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", real.name) or "site"
+        path = _key_home() / f"{name}-{os.urandom(4).hex()}.key"
+        made = create_key_file(path, os.urandom, real)
+    else:
+        made = create_key_file(named, os.urandom)
+    click.echo(f"new site {made.key.site}", err=True)
+    click.echo(f"its key is {made.path}: keep a copy safe", err=True)
+    return made.key
+
+
+def _key_home() -> Path:
+    return _xdg("XDG_CONFIG_HOME", ".config") / "p2pweb" / "keys"
+
+
+def _data_home() -> Path:
+    return _xdg("XDG_DATA_HOME", ".local/share") / "p2pweb"
+
+
+def _xdg(variable: str, default: str) -> Path:
+    """A directory of the XDG Base Directory Specification; relative values are ignored."""
+    value = os.environ.get(variable, "")
+    return Path(value) if value.startswith("/") else Path.home() / default
+
+
+# --- what is shown ---
+
+
+class _Bars(Progress):
+    """Progress bars, on a terminal."""
+
+    def __init__(self) -> None:
+        self._progress = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description:<12}"),
+            rich.progress.BarColumn(),
+            rich.progress.DownloadColumn(),
+            rich.progress.TransferSpeedColumn(),
+            console=Console(stderr=True),
+        )
+        self._task: rich.progress.TaskID | None = None
+
+    def __enter__(self) -> None:
+        self._progress.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def phase(self, name: str, total_bytes: int) -> None:
+        self._task = self._progress.add_task(name, total=total_bytes or None)
+
+    def advance(self, done_bytes: int) -> None:
+        if self._task is not None:
+            self._progress.advance(self._task, done_bytes)
+
+
+class _Lines(Progress):
+    """One plain line for each phase, elsewhere."""
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to put back."""
+
+    def phase(self, name: str, total_bytes: int) -> None:
+        size = f" {_size(total_bytes)}" if total_bytes else ""
+        click.echo(f"{name}{size}", err=True)
+
+    def advance(self, done_bytes: int) -> None:
+        """Lines do not move."""
+
+
+def _print_summary(summary: Summary, seconds: float, dry_run: bool) -> None:
+    changes = summary.changes
+    counted = (
+        f"{len(changes.added)} added, {len(changes.changed)} changed, "
+        f"{len(changes.removed)} removed, {changes.unchanged} unchanged"
+    )
+    for item in summary.left_out[:NAMES_PRINTED_MAX]:
+        click.echo(f"left out: {item.name}: {item.why}", err=True)
+    _print_rest(len(summary.left_out))
+    if dry_run:
+        click.echo(f"would publish version {summary.seq}: {counted}")
+        return
+    news = "is live" if changes else "stays live, nothing has changed"
+    click.echo(f"version {summary.seq} of {summary.site} {news}: {counted}")
+    click.echo(
+        f"copies: {summary.copies} of {summary.copies_wanted} wanted; "
+        f"sent {_size(summary.sent_bytes)} in {seconds:.1f} s; "
+        f"read back through {summary.read_back_from}"
+    )
+    for path in summary.short[:NAMES_PRINTED_MAX]:
+        click.echo(f"short of copies: {path}", err=True)
+    _print_rest(len(summary.short))
+    for url in summary.addresses:
+        click.echo(f"  {url}")
+
+
+def _print_rest(count: int) -> None:
+    if count > NAMES_PRINTED_MAX:
+        click.echo(f"  and {count - NAMES_PRINTED_MAX} more (--json names all)", err=True)
+
+
+def _as_json(summary: Summary, seconds: float) -> dict[str, object]:
+    return {**dataclasses.asdict(summary), "seconds": round(seconds, 3)}
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 100_000 else f"{size_bytes} bytes"
+
+
+def _run(main_task: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where the platform has it."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main_task)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main_task)

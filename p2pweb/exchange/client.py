@@ -1,0 +1,285 @@
+"""Asks other peers over HTTP. Everything that comes back is bounded, and proved where it can be.
+
+Each call raises RemoteError with one sentence that begins with the peer's address, whatever went
+wrong there: nobody listening, too slow, not a peer, bytes that are not what their root says.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import aiohttp
+from yarl import URL
+
+from p2pweb.address import Address, format_address
+from p2pweb.blobs import (
+    BLOCK_BYTES,
+    HASH_BYTES,
+    SEGMENT_BLOCKS,
+    BlobId,
+    InvalidBlockError,
+    SegmentData,
+    blob_of,
+    check_block,
+    check_hashes,
+)
+from p2pweb.errors import RemoteError
+from p2pweb.exchange import wire
+from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo
+from p2pweb.keys import SiteId
+from p2pweb.records import (
+    RECORD_BYTES_MAX,
+    InvalidRecordError,
+    Signed,
+    SiteRecord,
+    open_record,
+    quote_path,
+)
+from p2pweb.store.store import Item, Part
+
+# A live peer on any network answers a SYN within this; a dead one must not hold up a reader.
+CONNECT_S = 2.0
+# Between two reads of a body. A peer that pauses longer is asked no more.
+READ_IDLE_S = 5.0
+# A commit of a whole bundle on a slow disk, with others before it in the queue.
+COMMIT_S = 60.0
+# A publish answers after several such commits on other peers, and retries.
+PLACE_S = 300.0
+# Enough for every peer of a small network at once; more wait their turn.
+CONNECTIONS_MAX = 128
+CONNECTIONS_PER_PEER_MAX = 8
+SMALL_ANSWER_BYTES_MAX = 64 * 1024
+
+ConnectorFactory = Callable[[], aiohttp.BaseConnector]
+
+
+def tcp_connector() -> aiohttp.BaseConnector:
+    """Real sockets, within the limits above."""
+    return aiohttp.TCPConnector(limit=CONNECTIONS_MAX, limit_per_host=CONNECTIONS_PER_PEER_MAX)
+
+
+class PeerClient:
+    """One pool of connections to all other peers; `close` when done."""
+
+    def __init__(self, connector: ConnectorFactory = tcp_connector) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=connector(),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "p2pweb", "Accept-Encoding": "identity"},
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def peer_info(self, address: Address) -> PeerInfo:
+        """Who answers there."""
+        return await self._ask(address, "GET", wire.PREFIX + "peer", wire.decode_peer_info)
+
+    async def peers(self, address: Address) -> list[Address]:
+        """The contacts that a peer has."""
+        return await self._ask(address, "GET", wire.PREFIX + "peers", wire.decode_peers)
+
+    async def live_site(self, address: Address, site: SiteId, *, fresh: bool) -> Signed | None:
+        """The live version of a site as a peer knows it; with `fresh`, after it asked around."""
+
+        def decode(data: bytes) -> Signed:
+            signed = open_record(data)
+            if not isinstance(signed.record, SiteRecord) or signed.record.site != site:
+                raise InvalidRecordError("it is another site's")
+            return signed
+
+        query = "?fresh" if fresh else ""
+        return await self._ask_maybe(
+            address, "GET", f"{wire.PREFIX}site/{site}{query}", decode, limit_bytes=RECORD_BYTES_MAX
+        )
+
+    async def hashes(self, address: Address, blob: BlobId) -> bytes | None:
+        """A blob's joined block hashes, proved; None where that peer has not got them."""
+
+        def decode(data: bytes) -> bytes:
+            check_hashes(blob, data)
+            return data
+
+        return await self._ask_maybe(
+            address,
+            "GET",
+            wire.hashes_path(blob),
+            decode,
+            limit_bytes=blob.block_count * HASH_BYTES,
+        )
+
+    async def blocks(
+        self, address: Address, blob: BlobId, hashes: bytes, blocks: range
+    ) -> list[bytes] | None:
+        """Consecutive blocks of one segment, each proved; None where that peer has none of them."""
+        segment = blocks.start // SEGMENT_BLOCKS
+        start = (blocks.start - segment * SEGMENT_BLOCKS) * BLOCK_BYTES
+        size = sum(blob.block_size(block) for block in blocks)
+
+        def decode(data: bytes) -> list[bytes]:
+            found = [
+                data[offset : offset + BLOCK_BYTES]
+                for offset in range(0, max(1, size), BLOCK_BYTES)
+            ]
+            if len(data) != size:
+                raise InvalidBlockError(f"{len(data)} bytes of blob {blob} instead of {size}")
+            for number, block in zip(blocks, found, strict=True):
+                check_block(blob, number, hashes, block)
+            return found
+
+        path = wire.blob_path(blob, segment)
+        whole = size == blob.segment_size(segment)
+        headers = {} if whole else {"Range": f"bytes={start}-{start + size - 1}"}
+        return await self._ask_maybe(
+            address, "GET", path, decode, headers=headers, limit_bytes=size
+        )
+
+    async def send(
+        self,
+        address: Address,
+        items: Sequence[Item],
+        segments: Sequence[SegmentData] = (),
+        *,
+        place_copies: int | None = None,
+    ) -> tuple[ItemAnswer, ...]:
+        """Have a peer keep a bundle, and with `place_copies` place it; one answer for each item."""
+        place = place_copies is not None
+        return await self._ask(
+            address,
+            "POST",
+            wire.PREFIX + ("publish" if place else "bundle"),
+            lambda data: wire.decode_answers(data, len(items)),
+            body=wire.encode_bundle(items, segments, place_copies or 0),
+            headers={"Content-Type": wire.BUNDLE_MEDIA_TYPE},
+            limit_bytes=wire.ANSWER_BYTES_MAX,
+            idle_s=PLACE_S if place else COMMIT_S,
+        )
+
+    async def page(self, address: Address, site: SiteId, path: str, limit_bytes: int) -> BlobId:
+        """The blob that a peer serves to visitors of a site under a path, decoded."""
+        return await self._ask(
+            address,
+            "GET",
+            quote_path(path),
+            lambda data: blob_of(data)[0],
+            headers={"Host": f"{site}.localhost"},
+            limit_bytes=limit_bytes,
+        )
+
+    async def push(
+        self,
+        address: Address,
+        items: Sequence[Item],
+        read: Callable[[Part], Awaitable[SegmentData | None]],
+        *,
+        place_copies: int | None = None,
+    ) -> tuple[ItemAnswer, ...]:
+        """Have a peer keep these whole: first the records, then just the bytes that it lacks.
+
+        `read` gives a segment's bytes, or None where they are not to be had; then the answer
+        still wants them. With `place_copies` the peer places what it then holds.
+        """
+        try:
+            answers = await self.send(address, items)
+            wants = dict.fromkeys(part for answer in answers for part in answer.parts)
+        except InvalidMessageError as error:
+            where = format_address(address)
+            raise RemoteError(f"{where} sent what it should not: {error}") from None
+        batch: list[SegmentData] = []
+        size_bytes = 0
+        for part in wants:
+            blob, segment = part
+            if batch and size_bytes + blob.segment_size(segment) > wire.BUNDLE_DATA_BYTES:
+                await self.send(address, [], batch)
+                batch, size_bytes = [], 0
+            data = await read(part)
+            if data is not None:
+                batch.append(data)
+                size_bytes += len(data.data)
+        if not batch and place_copies is None:
+            return answers
+        return await self.send(address, items, batch, place_copies=place_copies)
+
+    async def _ask(
+        self,
+        address: Address,
+        method: str,
+        path: str,
+        decode: "Callable[[bytes], wire._T]",
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        limit_bytes: int = SMALL_ANSWER_BYTES_MAX,
+        idle_s: float = READ_IDLE_S,
+    ) -> "wire._T":
+        answer = await self._ask_maybe(
+            address,
+            method,
+            path,
+            decode,
+            body=body,
+            headers=headers,
+            limit_bytes=limit_bytes,
+            idle_s=idle_s,
+        )
+        if answer is None:
+            raise RemoteError(f"{format_address(address)} answers 404: it is no p2pweb peer")
+        return answer
+
+    async def _ask_maybe(
+        self,
+        address: Address,
+        method: str,
+        path: str,
+        decode: "Callable[[bytes], wire._T]",
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        limit_bytes: int = SMALL_ANSWER_BYTES_MAX,
+        idle_s: float = READ_IDLE_S,
+    ) -> "wire._T | None":
+        """None where the answer is 404."""
+        where = format_address(address)
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=None, sock_connect=CONNECT_S, sock_read=idle_s
+        )
+        try:
+            async with self._session.request(
+                method,
+                URL(f"http://{where}{path}", encoded=True),
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status == 404:
+                    return None
+                data = await _read(response, limit_bytes)
+                if response.status not in (200, 206):
+                    raise RemoteError(f"{where} answers {response.status}: {_first_line(data)}")
+                return decode(data)
+        except (InvalidMessageError, InvalidRecordError, InvalidBlockError) as error:
+            raise RemoteError(f"{where} sent what it should not: {error}") from None
+        except TimeoutError:
+            raise RemoteError(f"{where} does not answer in time") from None
+        except aiohttp.ClientConnectorError as error:
+            raise RemoteError(f"{where} cannot be reached: {error.strerror or error}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise RemoteError(f"{where} broke off: {reason}") from None
+
+
+async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """The body, no longer than the limit; an error page is cut off there."""
+    data = bytearray()
+    limit_bytes = max(limit_bytes, SMALL_ANSWER_BYTES_MAX if response.status >= 400 else 0)
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > limit_bytes:
+            raise InvalidMessageError(f"an answer longer than {limit_bytes} bytes")
+    return bytes(data)
+
+
+def _first_line(data: bytes) -> str:
+    """What a plain-text error answer says, fit for one line of a terminal."""
+    line = data[:300].decode("utf-8", "replace").partition("\n")[0].strip()
+    return "".join(char for char in line if char.isprintable())

@@ -1,0 +1,238 @@
+"""Answers other peers and publishers: everything under `/.well-known/p2pweb/`, on every host.
+
+Reading hands out what this peer has on its disk, proved as it leaves; it never asks further peers,
+so requests cannot circle. Writing takes signed records of sites that this peer stores, and bytes
+that those records name: no other authority counts. The upper layers are the few callbacks of
+`Duties`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from p2pweb.address import Address
+from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BLOCKS, BlobId, InvalidBlockError, SegmentData
+from p2pweb.errors import CorruptError, UnavailableError
+from p2pweb.exchange import wire
+from p2pweb.exchange.reader import Runner
+from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo
+from p2pweb.http.answers import method_not_allowed
+from p2pweb.http.content import respond
+from p2pweb.http.messages import Refusal, Request, Response
+from p2pweb.http.plan import Representation, Resource, plan
+from p2pweb.http.service import RequestBody
+from p2pweb.keys import SiteId, is_site_id
+from p2pweb.records import InvalidRecordError, Signed, open_record
+from p2pweb.store.store import Item, Outcome, Refused, Store
+
+log = logging.getLogger("p2pweb.exchange")
+
+# Bundles in memory at one time, 6 MiB each. Honest senders have a few under way; more are told to
+# come back.
+BUNDLES_MAX = 16
+# Of these, one in its commit and one having its signatures proved: the other threads are for
+# readers.
+COMMITS_MAX = 2
+RETRY_AFTER_S = 1
+
+_BYTES = "application/octet-stream"
+_IMMUTABLE = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """How many of the copies wanted of an item are durable on peers that should hold it.
+
+    `newer_seq` is not 0 where some of them have a newer record.
+    """
+
+    copies: int
+    wanted: int
+    newer_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duties:
+    """What the service asks of the layers above it."""
+
+    info: Callable[[], PeerInfo]
+    contacts: Callable[[], list[Address]]
+    stores: Callable[[SiteId], bool]
+    """Whether this peer keeps the records of a site. May make it the home site of a new peer."""
+    live_site: Callable[[SiteId, bool], Awaitable[Signed | None]]
+    """The live version, and whether to ask around first."""
+    kept: Callable[[Sequence[Item]], None]
+    """Called when these are durable here."""
+    place: Callable[[Sequence[Item], int], Awaitable[list[Placed]]]
+    """Put copies, so many, of items that are durable here on the closest peers."""
+
+
+class PeerService:
+    """The handler of one path prefix."""
+
+    def __init__(self, store: Store, duties: Duties, run: Runner) -> None:
+        self._store = store
+        self._duties = duties
+        self._run = run
+        self._bundles = 0
+        self._commits = asyncio.Semaphore(COMMITS_MAX)
+
+    async def handle(
+        self, request: Request, path: str, query: str | None, body: RequestBody
+    ) -> Response:
+        """Answer a request whose decoded path begins with `wire.PREFIX`."""
+        kind, _, rest = path.removeprefix(wire.PREFIX).partition("/")
+        if kind in ("bundle", "publish") and not rest:
+            if request.method != "POST":
+                return method_not_allowed(("POST",))
+            return await self._take_bundle(request, body, place=kind == "publish")
+        if request.method not in ("GET", "HEAD"):
+            return method_not_allowed(("GET", "HEAD"))
+        if kind == "peer" and not rest:
+            return _json(wire.encode_json(self._duties.info()))
+        if kind == "peers" and not rest:
+            return _json(wire.encode_json(self._duties.contacts()))
+        if kind == "site" and is_site_id(rest):
+            try:
+                signed = await self._duties.live_site(SiteId(rest), query == "fresh")
+            except UnavailableError as error:
+                return _plain(503, str(error))
+            if signed is not None:
+                return Response(status=200, fields=_fields(_BYTES, "no-store"), body=signed.value)
+        if kind in ("blob", "hashes") and (named := wire.parse_blob_name(rest)) is not None:
+            give = self._give_segment if kind == "blob" else self._give_hashes
+            try:
+                answer = await give(request, *named)
+            except CorruptError as error:
+                log.warning("%s", error)
+                answer = None
+            if answer is not None:
+                return answer
+        return _plain(404, "this peer has nothing there")
+
+    async def _give_hashes(self, request: Request, blob: BlobId, segment: int) -> Response | None:
+        hashes = None if segment else await self._run(lambda: self._store.read_hashes(blob))
+        if hashes is None:
+            return None
+        return Response(status=200, fields=_fields(_BYTES, _IMMUTABLE), body=hashes)
+
+    async def _give_segment(self, request: Request, blob: BlobId, segment: int) -> Response | None:
+        """The bytes of a segment, or a range of them, proved block by block as they leave."""
+        if not await self._run(lambda: self._store.has(blob, segment)):
+            return None
+        whole = Representation(
+            encoding="identity",
+            size_bytes=blob.segment_size(segment),
+            etag=f'"{blob.root.hex()[:32]}.{segment}"',
+        )
+        resource = Resource(
+            media_type=_BYTES,
+            last_modified_s=0,
+            representations=(whole,),
+            cache_control=_IMMUTABLE,
+        )
+        return await respond(plan(request, resource), partial(self._blocks, blob, segment))
+
+    async def _blocks(
+        self, blob: BlobId, segment: int, start: int, stop: int
+    ) -> AsyncGenerator[bytes, None]:
+        """Bytes `start` to `stop` of a segment. CorruptError where they are not what they were."""
+        first = segment * SEGMENT_BLOCKS
+        for number in range(start // BLOCK_BYTES, (stop - 1) // BLOCK_BYTES + 1):
+            block = await self._run(partial(self._store.read_block, blob, first + number))
+            if block is None:
+                raise CorruptError(f"segment {segment} of blob {blob} went while it was read")
+            offset = number * BLOCK_BYTES
+            yield block[max(0, start - offset) : stop - offset]
+
+    async def _take_bundle(self, request: Request, body: RequestBody, *, place: bool) -> Response:
+        if request.field(b"content-type") != wire.BUNDLE_MEDIA_TYPE.encode():
+            raise Refusal(415, f"a bundle is sent as {wire.BUNDLE_MEDIA_TYPE}")
+        if self._bundles >= BUNDLES_MAX:
+            return _plain(503, "this peer is busy", ("Retry-After", str(RETRY_AFTER_S)))
+        self._bundles += 1
+        try:
+            data = await body.read(wire.BUNDLE_BYTES_MAX)
+            async with self._commits:
+                bundle, items = await self._run(lambda: _open_bundle(data))
+                outcomes = await self._keep(items, bundle.segments())
+        except (InvalidMessageError, InvalidBlockError) as error:
+            return _plain(400, str(error))
+        except OSError as error:
+            log.error("this peer's disk refused a write: %s", error)
+            return _plain(507, f"this peer's disk refused the write: {error.strerror}")
+        finally:
+            self._bundles -= 1
+        answers = [ItemAnswer.of(outcome) for outcome in outcomes]
+        whole = [
+            item
+            for item, answer in zip(items, answers, strict=True)
+            if isinstance(item, Item) and answer.is_whole
+        ]
+        self._duties.kept(whole)
+        if place:
+            placed = iter(await self._duties.place(whole, bundle.copies))
+            answers = [
+                _with_copies(answer, next(placed)) if answer.is_whole else answer
+                for answer in answers
+            ]
+        return Response(
+            status=200,
+            fields=_fields(wire.BUNDLE_MEDIA_TYPE, "no-store"),
+            body=wire.encode_answers(answers),
+        )
+
+    async def _keep(
+        self, items: Sequence[Item | Refused], segments: Sequence[SegmentData]
+    ) -> list[Outcome]:
+        """Commit what may be kept; an outcome for each item."""
+        refusals = [self._refusal(item) for item in items]
+        taken = [item for item in items if isinstance(item, Item) and self._refusal(item) is None]
+        committed = iter(await self._run(lambda: self._store.commit(taken, segments)))
+        return [refusal or next(committed) for refusal in refusals]
+
+    def _refusal(self, item: Item | Refused) -> Refused | None:
+        if isinstance(item, Refused):
+            return item
+        site = item.signed.record.site
+        if not self._duties.stores(site):
+            return Refused(f"this peer does not store the site {site}")
+        return None
+
+
+def _with_copies(answer: ItemAnswer, placed: Placed) -> ItemAnswer:
+    if placed.newer_seq:
+        return ItemAnswer("stale", seq=placed.newer_seq)
+    return msgspec.structs.replace(answer, copies=placed.copies, wanted=placed.wanted)
+
+
+def _open_bundle(data: bytes) -> tuple[wire.Bundle, list[Item | Refused]]:
+    bundle = wire.decode_bundle(data)
+    items: list[Item | Refused] = []
+    for item in bundle.items:
+        try:
+            items.append(Item(open_record(item.value), item.segment, item.with_bytes))
+        except InvalidRecordError as error:
+            items.append(Refused(str(error)))
+    return bundle, items
+
+
+def _fields(media_type: str, cache_control: str) -> tuple[tuple[str, str], ...]:
+    return (
+        ("Content-Type", media_type),
+        ("Cache-Control", cache_control),
+        ("X-Content-Type-Options", "nosniff"),
+    )
+
+
+def _json(data: bytes) -> Response:
+    return Response(status=200, fields=_fields("application/json", "no-store"), body=data)
+
+
+def _plain(status: int, line: str, *more: tuple[str, str]) -> Response:
+    fields = _fields("text/plain; charset=utf-8", "no-store")
+    return Response(status=status, fields=(*fields, *more), body=f"{line}\n".encode())

@@ -1,0 +1,222 @@
+"""What peers send one another over HTTP: bundles of records and segments, and their answers.
+
+A bundle carries many records and small bodies at once, so that one request and one commit serve
+them all. Decoding proves shapes and bounds; signatures and hashes are proved by whoever keeps
+them (`records.open_record`, `store.Store.commit`).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, SegmentData
+from p2pweb.keys import SiteId, is_site_id
+from p2pweb.records import COPIES_MAX, SEQ_MAX
+from p2pweb.store.store import Held, Item, Outcome, Part, Stale
+
+_T = TypeVar("_T")
+
+PREFIX = "/.well-known/p2pweb/"
+PROTOCOL = 1
+BUNDLE_MEDIA_TYPE = "application/vnd.p2pweb.bundle"
+
+# Keeps one bundle's signatures (some 100 µs each) well under the time of its bytes' way.
+BUNDLE_ITEMS_MAX = 256
+# One whole segment, or as many small ones as make up about that.
+BUNDLE_DATA_BYTES = SEGMENT_BYTES
+# That, the hashes of the longest blob (128 KiB), 256 records, and framing.
+BUNDLE_BYTES_MAX = 6 * 1024 * 1024
+ANSWER_BYTES_MAX = 1024 * 1024
+
+
+Copies = Annotated[int, msgspec.Meta(ge=0, le=COPIES_MAX)]
+"""How many peers keep something; 0 where that is not said."""
+
+Host = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
+class InvalidMessageError(Exception):
+    """Another peer's message does not have the shape that this protocol gives it."""
+
+
+class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answers at an address. `p2pweb` is the protocol's number, and marks a peer as one."""
+
+    p2pweb: int
+    id: str
+    home: str | None
+    version: str
+
+    @property
+    def home_site(self) -> SiteId | None:
+        return SiteId(self.home) if self.home and is_site_id(self.home) else None
+
+
+class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    value: bytes
+    segment: int
+    with_bytes: bool
+
+
+class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    size_bytes: int
+    root: bytes
+    segment: int
+    hashes: bytes
+    data: bytes
+
+
+class Bundle(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Records (not yet verified) and segments (not yet proved), and the copies wanted of each."""
+
+    items: tuple[_Item, ...]
+    parts: tuple[_Part, ...]
+    copies: Copies
+
+    def segments(self) -> list[SegmentData]:
+        """The bytes, still to be proved. InvalidMessageError where a number is out of bounds."""
+        return [
+            SegmentData(
+                blob=_blob(part.size_bytes, part.root, part.segment),
+                segment=part.segment,
+                hashes=part.hashes,
+                data=part.data,
+            )
+            for part in self.parts
+        ]
+
+
+class ItemAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What became of one item: `state` is held, stale or refused.
+
+    Held: `wants` are the (size, root, segment) still lacking, and after `publish`, `copies` of
+    `wanted` are on disks. Stale: `seq` is the newer one. Refused: `why`.
+    """
+
+    state: Literal["held", "stale", "refused"]
+    wants: tuple[tuple[int, bytes, int], ...] = ()
+    seq: Annotated[int, msgspec.Meta(ge=0, le=SEQ_MAX)] = 0
+    why: str = ""
+    copies: Copies = 0
+    wanted: Copies = 0
+
+    @classmethod
+    def of(cls, outcome: Outcome, copies: int = 0, wanted: int = 0) -> "ItemAnswer":
+        """The answer that tells of a store's outcome."""
+        if isinstance(outcome, Held):
+            named = tuple((blob.size_bytes, blob.root, segment) for blob, segment in outcome.wants)
+            return cls("held", wants=named, copies=copies, wanted=wanted)
+        if isinstance(outcome, Stale):
+            return cls("stale", seq=outcome.seq)
+        return cls("refused", why=outcome.why)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The segments wanted. InvalidMessageError where a number is out of bounds."""
+        return [(_blob(size, root, segment), segment) for size, root, segment in self.wants]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the record and all its bytes are durable there."""
+        return self.state == "held" and not self.wants
+
+
+_bundle_decoder = msgspec.msgpack.Decoder(Bundle)
+_answers_decoder = msgspec.msgpack.Decoder(tuple[ItemAnswer, ...])
+_peer_decoder = msgspec.json.Decoder(PeerInfo)
+_peers_decoder = msgspec.json.Decoder(list[tuple[Host, Port]])
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_bundle(
+    items: Iterable[Item], segments: Iterable[SegmentData] = (), copies: int = 0
+) -> bytes:
+    return _encoder.encode(
+        Bundle(
+            tuple(_Item(item.signed.value, item.segment, item.with_bytes) for item in items),
+            tuple(
+                _Part(part.blob.size_bytes, part.blob.root, part.segment, part.hashes, part.data)
+                for part in segments
+            ),
+            copies,
+        )
+    )
+
+
+def decode_bundle(data: bytes) -> Bundle:
+    """InvalidMessageError where it is no bundle."""
+    bundle = _decode(_bundle_decoder, data)
+    if len(bundle.items) > BUNDLE_ITEMS_MAX:
+        raise InvalidMessageError(f"a bundle has {BUNDLE_ITEMS_MAX} records at most")
+    return bundle
+
+
+def encode_answers(answers: Iterable[ItemAnswer]) -> bytes:
+    return _encoder.encode(tuple(answers))
+
+
+def decode_answers(data: bytes, count: int) -> tuple[ItemAnswer, ...]:
+    """The answers to `count` items. InvalidMessageError where they are not that."""
+    answers = _decode(_answers_decoder, data)
+    if len(answers) != count:
+        raise InvalidMessageError(f"{len(answers)} answers to {count} records")
+    return answers
+
+
+def decode_peer_info(data: bytes) -> PeerInfo:
+    """InvalidMessageError where this is no peer's word."""
+    info = _decode(_peer_decoder, data)
+    if info.p2pweb != PROTOCOL:
+        raise InvalidMessageError(f"it speaks protocol {info.p2pweb}, this is {PROTOCOL}")
+    return info
+
+
+def decode_peers(data: bytes) -> list[tuple[str, int]]:
+    """InvalidMessageError where this is no list of addresses."""
+    return _decode(_peers_decoder, data)
+
+
+def encode_json(value: PeerInfo | Sequence[tuple[str, int]]) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def blob_path(blob: BlobId, segment: int) -> str:
+    return f"{PREFIX}blob/{blob.root.hex()}/{blob.size_bytes}/{segment}"
+
+
+def hashes_path(blob: BlobId) -> str:
+    return f"{PREFIX}hashes/{blob.root.hex()}/{blob.size_bytes}"
+
+
+# Numbers without leading zeros, so that a blob has one URL.
+_BLOB_NAME = re.compile(r"([0-9a-f]{64})/(0|[1-9][0-9]{0,9})(?:/(0|[1-9][0-9]{0,3}))?")
+
+
+def parse_blob_name(text: str) -> tuple[BlobId, int] | None:
+    """`<root>/<size>[/<segment>]`, the tail of the two paths above; None where it is none."""
+    match = _BLOB_NAME.fullmatch(text)
+    if match is None:
+        return None
+    blob = BlobId(int(match[2]), bytes.fromhex(match[1]))
+    segment = int(match[3] or 0)
+    fits = blob.size_bytes <= BLOB_BYTES_MAX and segment < blob.segment_count
+    return (blob, segment) if fits else None
+
+
+def _blob(size_bytes: int, root: bytes, segment: int) -> BlobId:
+    blob = BlobId(size_bytes, root)
+    if len(root) != HASH_BYTES or not 0 <= size_bytes <= BLOB_BYTES_MAX:
+        raise InvalidMessageError("a blob's size or root is out of bounds")
+    if not 0 <= segment < blob.segment_count:
+        raise InvalidMessageError("a segment's number is out of bounds")
+    return blob
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[_T] | msgspec.json.Decoder[_T]", data: bytes) -> _T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidMessageError(str(error)) from None

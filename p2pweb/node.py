@@ -1,0 +1,446 @@
+"""The one place that wires a peer together, and chooses clock, entropy, sockets and disk for it.
+
+Start: the directory (locked), the UDP socket and the TCP listeners on one port number, the peers to
+join. Stop: the other way round, answers in flight first. What a peer remembers of itself between
+runs (its id, its home site, its contacts) is one small file in its directory.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from p2pweb import __version__
+from p2pweb.address import Address, format_address
+from p2pweb.clock import Entropy, WallClock
+from p2pweb.dht.contact import ID_BYTES, canonical_host
+from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
+from p2pweb.dht.overlay import Overlay
+from p2pweb.dht.serving import Held as HeldValue
+from p2pweb.errors import CorruptError, RemoteError, UsageError
+from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.reader import BlobReader
+from p2pweb.exchange.service import Duties, PeerService
+from p2pweb.exchange.wire import PROTOCOL, PeerInfo
+from p2pweb.gateway import Gateway, Hosts
+from p2pweb.http.server import HttpServer
+from p2pweb.http.service import ServerLimits
+from p2pweb.keys import SiteId, is_site_id
+from p2pweb.records import (
+    InvalidRecordError,
+    Record,
+    Signed,
+    SiteRecord,
+    open_record,
+    record_key,
+)
+from p2pweb.replication import Replication
+from p2pweb.sites import Sites
+from p2pweb.store.store import Held, Item, Stale, Store, open_store
+
+log = logging.getLogger("p2pweb.node")
+
+# Disk and hashing beside the event loop. Two cores are what the smallest machines have; the others
+# wait for the disk.
+WORKERS = 4
+# Answers in flight when a peer is told to stop.
+GRACE_S = 5.0
+# A peer that is alone, or has no home site yet, asks the peers that it was told to join so often.
+ASK_AGAIN_S = 5.0
+# Contacts are saved so long after one came or went, so that many at once are one write.
+SAVE_AFTER_S = 1.0
+# Saved contacts asked at the start: those with the longest standing, as many as one bucket.
+SAVED_CONTACTS_MAX = 200
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerOptions:
+    """How to run a peer. `hosts` are IP addresses to listen on."""
+
+    port: int
+    data: Path
+    hosts: tuple[str, ...] = ("::",)
+    join: tuple[Address, ...] = ()
+    home: SiteId | None = None
+
+
+class _State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a peer remembers of itself. Plain JSON, validated when it is read."""
+
+    node_id: str
+    home: str | None = None
+    contacts: list[tuple[str, int]] = []
+
+
+class PeerNode:
+    """A running peer; make one with `start_peer`."""
+
+    def __init__(
+        self, options: PeerOptions, store: Store, wall: WallClock, entropy: Entropy
+    ) -> None:
+        self._options = options
+        self._store = store
+        self._state_path = options.data / "peer.json"
+        remembered = _read_state(self._state_path)
+        self._is_new = remembered is None
+        self._state = remembered or _State(node_id=entropy(ID_BYTES).hex())
+        self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="p2pweb")
+        self._asking: asyncio.Task[None] | None = None
+        self._saving: asyncio.TimerHandle | None = None
+        if options.home is not None:
+            self._state.home = options.home
+        self.node_id = bytes.fromhex(self._state.node_id)
+        self.overlay = Overlay(
+            node_id=self.node_id,
+            records=_Records(store, self._keeps, self._has_news),
+            rng=random.Random(entropy(32)),
+            entropy=entropy,
+            on_event=self._met,
+        )
+        self.client = PeerClient()
+        self.reader = BlobReader(store, self.client, self.overlay, self._run)
+        self.sites = Sites(store, self.overlay, self.reader, self._run, self._keeps)
+        self.replication = Replication(self.node_id, store, self.client, self.overlay, self._run)
+        duties = Duties(
+            info=self.info,
+            contacts=lambda: [contact.address for contact in self.overlay.contacts()],
+            stores=self._stores,
+            live_site=self._live_site,
+            kept=self._kept,
+            place=self.replication.place,
+        )
+        service = PeerService(store, duties, self._run)
+        hosts = Hosts(_own_names(), lambda: self.home)
+        gateway = Gateway(hosts, self.sites, self.reader, service)
+        self.server = HttpServer(gateway.handle, limits=ServerLimits(), now_unix=wall)
+
+    @property
+    def home(self) -> SiteId | None:
+        return SiteId(self._state.home) if self._state.home else None
+
+    @property
+    def urls(self) -> list[str]:
+        """Where a browser on this machine, and on others, finds this peer."""
+        urls: list[str] = []
+        for host, port in self.server.addresses:
+            hosts = ["127.0.0.1", *_addresses_of_this_machine()]
+            reached = hosts if host in ("::", "0.0.0.0") else [host]  # noqa: S104
+            urls += [f"http://{format_address((name, port))}/" for name in reached]
+        return list(dict.fromkeys(urls))
+
+    def info(self) -> PeerInfo:
+        return PeerInfo(p2pweb=PROTOCOL, id=self.node_id.hex(), home=self.home, version=__version__)
+
+    async def start(self) -> None:
+        """Listen and join. UsageError or RemoteError with one sentence where that fails."""
+        addresses = [(host, self._options.port) for host in self._options.hosts]
+        try:
+            await self.overlay.listen(addresses)
+            await self.server.start(addresses)
+        except OSError as error:
+            raise UsageError(_listen_fault(error, self._options.port)) from None
+        await self._join()
+        self._save_state()
+        self._asking = asyncio.ensure_future(self._keep_asking())
+
+    async def close(self) -> None:
+        """Stop: no new connections, answers in flight finish, the state is saved."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+        if self._saving is not None:
+            self._saving.cancel()
+            self._remember_contacts()
+        await self.server.close(GRACE_S)
+        await self.sites.close()
+        await self.reader.close()
+        await self.client.close()
+        await self.overlay.close()
+        self._executor.shutdown()
+        self._store.close()
+
+    # --- joining ---
+
+    async def _join(self) -> None:
+        """Enter the network by the peers named, or by those remembered."""
+        answered = await self._ask_around()
+        if self.home is None:
+            await self._ask_home()
+        if self._options.join and not answered:
+            why = await self._why_not_joined()
+            # A new peer was most likely given a wrong address; one that knows its site serves it.
+            if self._is_new:
+                raise RemoteError(why)
+            log.warning("%s; going on alone, and asking again", why)
+
+    async def _ask_around(self) -> int:
+        """Ping the peers to join and those remembered; how many answered."""
+        named = [address for name in self._options.join for address in await _resolve(name)]
+        everybody = list(dict.fromkeys([*named, *self._state.contacts]))
+        return await self.overlay.join(everybody) if everybody else 0
+
+    async def _why_not_joined(self) -> str:
+        """One sentence on the first of the peers to join, none of which answers by UDP."""
+        name = self._options.join[0]
+        where = format_address(name)
+        try:
+            await self.client.peer_info(name)
+        except RemoteError as error:
+            return f"cannot join by {where}, which is no peer that answers: {error}"
+        return (
+            f"cannot join by {where}: it answers by TCP and not by UDP, which a firewall may stop"
+        )
+
+    async def _ask_home(self) -> None:
+        """Learn the home site from the peers joined, the first that knows one."""
+        for name in self._options.join:
+            try:
+                home = (await self.client.peer_info(name)).home_site
+            except RemoteError as error:
+                log.debug("no home site to learn: %s", error)
+                continue
+            if home is not None and self.home is None:
+                self._adopt(home)
+
+    async def _keep_asking(self) -> None:
+        while True:
+            await asyncio.sleep(ASK_AGAIN_S)
+            if not self.overlay.contacts():
+                await self._ask_around()
+            if self.home is None:
+                await self._ask_home()
+
+    # --- which sites are stored ---
+
+    def _keeps(self, site: SiteId) -> bool:
+        return site == self.home
+
+    def _stores(self, site: SiteId) -> bool:
+        """Whether records of this site are kept; a peer without a home takes the first to come."""
+        if self.home is None:
+            self._adopt(site)
+        return self._keeps(site)
+
+    def _adopt(self, site: SiteId) -> None:
+        log.info("the home site is %s from now on", site)
+        self._state.home = site
+        self._save_state()
+
+    def _kept(self, items: Sequence[Item]) -> None:
+        for item in items:
+            if isinstance(item.signed.record, SiteRecord):
+                self.sites.notice(item.signed.record.site)
+
+    def _has_news(self, site: SiteId) -> None:
+        """A newer record came by STORE, without its manifest: fetch that."""
+        self.sites.refresh_soon(site)
+
+    async def _live_site(self, site: SiteId, fresh: bool) -> Signed | None:
+        version = await (self.sites.fresh(site) if fresh else self.sites.current(site))
+        return version.signed if version else None
+
+    # --- what is remembered ---
+
+    def _met(self, event: Event) -> None:
+        _tell(event)
+        if self._saving is None:
+            loop = asyncio.get_running_loop()
+            self._saving = loop.call_later(SAVE_AFTER_S, self._remember_contacts)
+
+    def _remember_contacts(self) -> None:
+        self._saving = None
+        contacts = [contact.address for contact in self.overlay.contacts()]
+        # A peer that finds itself alone keeps the addresses of those that it knew.
+        if contacts and contacts != self._state.contacts:
+            self._state.contacts = contacts[:SAVED_CONTACTS_MAX]
+            self._save_state()
+
+    def _save_state(self) -> None:
+        data = msgspec.json.format(msgspec.json.encode(self._state))
+        unfinished = self._state_path.with_suffix(".new")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._state_path)
+        except OSError as error:
+            log.error("cannot save %s: %s", self._state_path, error.strerror)
+
+    def _run(self, call: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+async def start_peer(options: PeerOptions, *, wall: WallClock, entropy: Entropy) -> PeerNode:
+    """Start a peer, or leave nothing behind. P2PWebError with one sentence where it cannot be."""
+    store = open_store(options.data)
+    try:
+        node = PeerNode(options, store, wall, entropy)
+    except BaseException:
+        store.close()
+        raise
+    try:
+        await node.start()
+    except BaseException:
+        await node.close()
+        raise
+    return node
+
+
+class _Records:
+    """What the overlay sees of the store: values, and the judgement of those that others send."""
+
+    def __init__(
+        self,
+        store: Store,
+        keeps: Callable[[SiteId], bool],
+        has_news: Callable[[SiteId], None],
+    ) -> None:
+        self._store = store
+        self._keeps = keeps
+        self._has_news = has_news
+
+    def find(self, key: bytes) -> HeldValue | None:
+        try:
+            kept = self._store.find(key)
+        except CorruptError as error:
+            log.warning("%s", error)
+            return None
+        return HeldValue(kept.signed.value, {"has": kept.has_bytes}) if kept else None
+
+    def store(self, key: bytes, value: bytes, sender: Address) -> bool | Mapping[str, str | int]:
+        """Keep a record that came by UDP. Its bytes come by HTTP, if this peer is to have them."""
+        del sender
+        try:
+            return self._judge(key, open_record(value))
+        except InvalidRecordError as error:
+            return {"refused": str(error)}
+        except (CorruptError, OSError) as error:
+            log.error("this peer's disk refused a record: %s", error)
+            return {"refused": "disk"}
+
+    def _judge(self, key: bytes, signed: Signed) -> bool | Mapping[str, str | int]:
+        segment = _segment_of(signed.record, key)
+        if segment is None:
+            return {"refused": "the record does not belong at this key"}
+        site = signed.record.site
+        if not self._keeps(site):
+            return {"refused": "this peer does not store the site"}
+        kept = self._store.find(key)
+        if kept is not None and kept.signed == signed:
+            return True
+        if isinstance(signed.record, SiteRecord):
+            if kept is not None and kept.signed.record.seq >= signed.record.seq:
+                return {"stale": kept.signed.record.seq}
+            # It is kept with its manifest or not at all.
+            self._has_news(site)
+            return {"want": signed.record.manifest_root.hex()}
+        if self._store.is_writing:
+            return {"refused": "busy"}
+        outcome = self._store.commit([Item(signed, segment, with_bytes=False)])[0]
+        match outcome:
+            case Held():
+                return True
+            case Stale(seq):
+                return {"stale": seq}
+            case refused:
+                return {"refused": refused.why}
+
+
+def _segment_of(record: Record, key: bytes) -> int | None:
+    """Which of a record's segments has this key."""
+    segments = range(record.segment_count)
+    return next((n for n in segments if record_key(record, n) == key), None)
+
+
+def _tell(event: Event) -> None:
+    """A peer's coming and going, one line each."""
+    where = format_address(event.contact.address)
+    match event:
+        case ContactUp():
+            log.info("peer %s is here", where)
+        case ContactReturned(_, away_s):
+            log.info("peer %s is back after %.0f s", where, away_s)
+        case ContactMoved(_, before):
+            log.info("peer %s has moved from %s", where, format_address(before))
+        case ContactDown(_, why):
+            log.info("peer %s is gone (%s)", where, why.value)
+
+
+def _read_state(path: Path) -> _State | None:
+    """None on a peer's first start. UsageError where the file is not what was written."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        state = msgspec.json.decode(data, type=_State)
+        sound = len(bytes.fromhex(state.node_id)) == ID_BYTES
+    except (msgspec.DecodeError, ValueError):
+        sound = False
+    if not sound or (state.home is not None and not is_site_id(state.home)):
+        raise UsageError(
+            f"{path} is damaged: delete it, and the peer starts with a new id; name the site again "
+            "with --home or --join"
+        )
+    return state
+
+
+async def _resolve(address: Address) -> list[Address]:
+    """The IP addresses of a host name; none where it is not known."""
+    host, port = address
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        log.warning("cannot find the host %s: %s", host, error.strerror)
+        return []
+    hosts = [canonical_host(str(info[4][0])) for info in infos]
+    return [(name, port) for name in dict.fromkeys(hosts) if name is not None]
+
+
+def _listen_fault(error: OSError, port: int) -> str:
+    # uvloop tells the cause of a failed UDP bind as the cause alone.
+    while error.errno is None and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use by another program: choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"port {port} may not be used by this user: choose one above 1023 with --port"
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return f"this machine has no such address to listen on: {error.strerror}"
+    return f"cannot listen on port {port}: {error.strerror or error}"
+
+
+def _own_names() -> list[str]:
+    """This machine's names, under which visitors may ask for the home site."""
+    name = socket.gethostname()
+    label = name.partition(".")[0]
+    return [name, label, f"{label}.local", f"{label}.lan"]
+
+
+def _addresses_of_this_machine() -> list[str]:
+    """The address from which this machine would reach others: no packet is sent to find out."""
+    found: list[str] = []
+    # RFC 5737 and RFC 3849: addresses for documentation, which route like any other.
+    for family, there in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((there, 9))
+                found.append(probe.getsockname()[0])
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,358 @@
+"""Publishing: a directory becomes the next version of a site, through any one peer.
+
+The way of a publish: list and hash the directory (`directory`), compare with the live version
+(`manifest`), sign what changed, have the peer keep and place it in bundles (`exchange.client`), the
+site record last, and read the new version back through another peer. The key stays here.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from p2pweb import records
+from p2pweb.address import Address, format_address
+from p2pweb.blobs import BlobId, SegmentData, segments_of
+from p2pweb.clock import WallClock
+from p2pweb.directory import HashedFile, LeftOut, hash_files, list_directory, read_segment
+from p2pweb.errors import P2PWebError, RemoteError
+from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.reader import Runner
+from p2pweb.exchange.wire import BUNDLE_DATA_BYTES, BUNDLE_ITEMS_MAX, ItemAnswer
+from p2pweb.keys import SiteId, SiteKey
+from p2pweb.manifest import Changes, InvalidManifestError, Manifest, next_version
+from p2pweb.records import COPIES_DEFAULT, SiteRecord, sign
+from p2pweb.store.store import Item, Part
+
+# Bundles under way at once: one being read and signed, one on the wire, one being committed.
+BUNDLES_IN_FLIGHT = 3
+# A publish that is overtaken by another one begins again so often before it gives up.
+ATTEMPTS_MAX = 3
+# How long the new version may take to be seen through another peer, and how often it is asked.
+SEEN_WITHIN_S = 10.0
+SEEN_EVERY_S = 0.25
+# Files read back through another peer; all of them would be a second publish.
+SAMPLES_MAX = 8
+# And none that is so long that reading it would hold up the publisher.
+SAMPLE_BYTES_MAX = 16 * 1024 * 1024
+# Addresses printed.
+ADDRESSES_MAX = 20
+
+
+class Progress(Protocol):
+    """Hears how far a publish is."""
+
+    def phase(self, name: str, total_bytes: int) -> None:
+        """A new phase begins, with so many bytes to go."""
+
+    def advance(self, done_bytes: int) -> None:
+        """So many more are done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishOptions:
+    """What to publish, and through whom."""
+
+    directory: Path
+    peer: Address
+    key: Callable[[], SiteKey]
+    """The site's key; asked for when the peer has answered and the directory makes a site."""
+    copies: int = COPIES_DEFAULT
+    dry_run: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Summary:
+    """What a publish came to. `short` names the paths with fewer copies than wanted."""
+
+    site: SiteId
+    seq: int
+    changes: Changes
+    left_out: list[LeftOut]
+    live: bool = False
+    sent_bytes: int = 0
+    copies: int = 0
+    copies_wanted: int = 0
+    short: list[str] = field(default_factory=list)
+    read_back_from: str | None = None
+    addresses: list[str] = field(default_factory=list)
+
+
+class Overtaken(Exception):  # noqa: N818 - it is news, not an error
+    """Some peer has a record of this seq or a newer one already."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(seq)
+        self.seq = seq
+
+
+async def publish(
+    options: PublishOptions,
+    client: PeerClient,
+    progress: Progress,
+    wall: WallClock,
+    run: Runner,
+) -> Summary:
+    """Publish a directory. P2PWebError with one sentence where the version did not go live."""
+    # The peer first: nobody waits for a large directory only to hear of a wrong port.
+    await client.peer_info(options.peer)
+    listing = await run(lambda: list_directory(options.directory))
+    progress.phase("reading", sum(file.size_bytes for file in listing.files))
+    hashed = await run(lambda: hash_files(listing.files, progress.advance))
+    key = options.key()
+    floor = 0
+    for _ in range(ATTEMPTS_MAX):
+        try:
+            attempt = _Attempt(options, key, client, progress, run)
+            return await attempt.run_once(hashed, listing.left_out, int(wall()), floor)
+        except Overtaken as news:
+            floor = news.seq
+    raise RemoteError(
+        f"another publish of this site is under way: version {floor} is newer; try again"
+    )
+
+
+class _Attempt:
+    """One try at one seq."""
+
+    def __init__(
+        self,
+        options: PublishOptions,
+        key: SiteKey,
+        client: PeerClient,
+        progress: Progress,
+        run: Runner,
+    ) -> None:
+        self._options = options
+        self._client = client
+        self._progress = progress
+        self._run = run
+        self._peer = options.peer
+        self._key = key
+
+    async def run_once(
+        self, hashed: Sequence[HashedFile], left_out: list[LeftOut], now_s: int, floor: int
+    ) -> Summary:
+        live = await self._live_manifest()
+        seq = max(live.seq if live else 0, floor) + 1
+        files = [file.entry() for file in hashed]
+        manifest, changes = next_version(live, self._key.public_key, seq, now_s, files)
+        summary = Summary(site=self._key.site, seq=seq, changes=changes, left_out=left_out)
+        if self._options.dry_run:
+            return summary
+        if live is not None and not changes:
+            # The same version: what is missing of its copies is made up for.
+            summary.seq, summary.live, manifest = live.seq, True, live
+        await self._send_files(summary, manifest, {file.file.path: file for file in hashed})
+        if not summary.live:
+            await self._send_site(summary, manifest, now_s)
+        await self._read_back(summary, manifest)
+        return summary
+
+    async def _live_manifest(self) -> Manifest | None:
+        signed = await self._client.live_site(self._peer, self._key.site, fresh=True)
+        if signed is None:
+            return None
+        record = signed.record
+        assert isinstance(record, SiteRecord)  # noqa: S101 - `live_site` sees to it
+        blob = record.manifest
+        hashes = await self._client.hashes(self._peer, blob) if blob.block_count > 1 else b""
+        pieces: list[bytes] = []
+        for segment in range(blob.segment_count):
+            blocks = (
+                None
+                if hashes is None
+                else await self._client.blocks(
+                    self._peer, blob, hashes, blob.segment_blocks(segment)
+                )
+            )
+            if blocks is None:
+                raise RemoteError(
+                    f"{format_address(self._peer)} knows version {record.seq} of the site, and "
+                    "does not have its manifest; try again, or another peer"
+                )
+            pieces += blocks
+        try:
+            return Manifest.decode(b"".join(pieces))
+        except InvalidManifestError as error:
+            raise RemoteError(f"the live version's manifest makes no sense: {error}") from None
+
+    async def _send_files(
+        self, summary: Summary, manifest: Manifest, hashed: dict[str, HashedFile]
+    ) -> None:
+        """Place the records, and the bytes, of what changed; of everything where nothing did."""
+        names = {*summary.changes.added, *summary.changes.changed}
+        entries = [e for e in manifest.entries if not names or e.path in names]
+        total = sum(entry.blob.size_bytes for entry in entries)
+        self._progress.phase("sending" if names else "checking copies of", total)
+        limit = asyncio.Semaphore(BUNDLES_IN_FLIGHT)
+        blobs = {file.blob: file for file in hashed.values()}
+
+        async def read(part: Part) -> SegmentData:
+            blob, segment = part
+            data = await self._run(partial(read_segment, blobs[blob], segment))
+            summary.sent_bytes += len(data.data)
+            return data
+
+        async def send(bundle: list[Item]) -> None:
+            try:
+                answers = await self._client.push(
+                    self._peer, bundle, read, place_copies=self._options.copies
+                )
+                for item, answer in zip(bundle, answers, strict=True):
+                    self._count(summary, item, answer)
+                self._progress.advance(sum(_size(item) for item in bundle))
+            finally:
+                limit.release()
+
+        items = (
+            Item(signed, segment)
+            for entry in entries
+            for signed in [sign(entry.file_record(self._key.public_key), self._key)]
+            for segment in range(signed.record.segment_count)
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for bundle in _bundles(items):
+                    await limit.acquire()
+                    group.create_task(send(bundle))
+        except* (P2PWebError, Overtaken) as errors:
+            raise _first(errors) from None
+
+    def _count(self, summary: Summary, item: Item, answer: ItemAnswer) -> None:
+        """Take in one answer. RemoteError where the item is not kept, Overtaken where stale."""
+        if answer.state == "stale":
+            raise Overtaken(answer.seq)
+        path = item.signed.record.path or "the site's record"
+        where = format_address(self._peer)
+        if answer.state == "refused":
+            raise RemoteError(f"{where} refuses {path}: {answer.why}")
+        if answer.wants or answer.copies < 1:
+            raise RemoteError(f"{where} has no place for {path}: no copy was made")
+        first = not summary.copies_wanted
+        summary.copies = answer.copies if first else min(summary.copies, answer.copies)
+        summary.copies_wanted = max(summary.copies_wanted, answer.wanted)
+        if answer.copies < answer.wanted and path not in summary.short[-1:]:
+            summary.short.append(path)
+
+    async def _send_site(self, summary: Summary, manifest: Manifest, now_s: int) -> None:
+        """The site record, last of all: from here on the version is live."""
+        try:
+            data = manifest.encode()
+        except InvalidManifestError as error:
+            raise RemoteError(str(error)) from None
+        segments = {(part.blob, part.segment): part for part in segments_of(data)}
+        blob: BlobId = next(iter(segments))[0]
+        record = SiteRecord(
+            public_key=self._key.public_key,
+            seq=summary.seq,
+            published_s=now_s,
+            copies=self._options.copies,
+            manifest_size_bytes=blob.size_bytes,
+            manifest_root=blob.root,
+        )
+        item = Item(sign(record, self._key))
+
+        async def read(part: Part) -> SegmentData | None:
+            return segments.get(part)
+
+        self._progress.phase("going live", 0)
+        answers = await self._client.push(self._peer, [item], read, place_copies=records.COPIES_MAX)
+        answer = answers[0]
+        if answer.state == "held" and answer.copies < min(answer.wanted, self._options.copies):
+            summary.short.append("the site's record")
+        elif not answer.is_whole or not answer.copies:
+            self._count(summary, item, answer)
+        summary.live = True
+
+    async def _read_back(self, summary: Summary, manifest: Manifest) -> None:
+        """See the new version through another peer, and learn where it can be opened."""
+        others = await self._client.peers(self._peer)
+        everywhere = [self._peer, *sorted(peer for peer in others if peer != self._peer)]
+        homes = await asyncio.gather(*map(self._home, everywhere[:ADDRESSES_MAX]))
+        urls: list[str] = []
+        for peer, home in zip(everywhere, homes, strict=False):
+            if home is None:
+                continue
+            where = format_address(peer)
+            own = f"{summary.site}.localhost:{peer[1]}"
+            urls.append(f"http://{where if home == summary.site else own}/")
+        summary.addresses = urls
+        peers = [p for p, home in zip(everywhere, homes, strict=False) if home is not None]
+        readers = peers[1:] or peers
+        self._progress.phase("reading back", 0)
+        faults: list[str] = []
+        for peer in readers[:3]:
+            try:
+                await self._see(peer, summary.seq)
+                await self._sample(peer, summary, manifest)
+            except RemoteError as error:
+                faults.append(str(error))
+            else:
+                summary.read_back_from = format_address(peer)
+                return
+        raise RemoteError(
+            f"version {summary.seq} was handed over, but could not be read back: {faults[0]}"
+        )
+
+    async def _home(self, peer: Address) -> str | None:
+        """The home site of a peer, "" where it has none; None where it is no peer."""
+        try:
+            return (await self._client.peer_info(peer)).home or ""
+        except RemoteError:
+            return None
+
+    async def _see(self, peer: Address, seq: int) -> None:
+        """Wait until a peer serves this version or a newer one."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SEEN_WITHIN_S
+        while True:
+            signed = await self._client.live_site(peer, self._key.site, fresh=True)
+            if signed is not None and signed.record.seq >= seq:
+                return
+            if loop.time() > deadline:
+                raise RemoteError(f"{format_address(peer)} does not see version {seq}")
+            await asyncio.sleep(SEEN_EVERY_S)
+
+    async def _sample(self, peer: Address, summary: Summary, manifest: Manifest) -> None:
+        """Read a few of the changed files as a visitor would, and compare their hashes."""
+        names = [*summary.changes.added, *summary.changes.changed]
+        names = names or [entry.path for entry in manifest.entries]
+        step = max(1, len(names) // SAMPLES_MAX)
+        for path in names[::step][:SAMPLES_MAX]:
+            entry = manifest.get(path)
+            if entry is not None and entry.blob.size_bytes <= SAMPLE_BYTES_MAX:
+                blob = await self._client.page(peer, summary.site, path, entry.blob.size_bytes)
+                if blob != entry.blob:
+                    raise RemoteError(f"{format_address(peer)} serves other bytes for {path}")
+
+
+def _bundles(items: Iterator[Item]) -> Iterator[list[Item]]:
+    """Items in lists whose records and bytes fit one bundle, or one long segment alone."""
+    bundle: list[Item] = []
+    size_bytes = 0
+    for item in items:
+        size = _size(item)
+        if bundle and (len(bundle) == BUNDLE_ITEMS_MAX or size_bytes + size > BUNDLE_DATA_BYTES):
+            yield bundle
+            bundle, size_bytes = [], 0
+        bundle.append(item)
+        size_bytes += size
+    if bundle:
+        yield bundle
+
+
+def _size(item: Item) -> int:
+    parts = item.signed.record.parts(item.segment)
+    return sum(blob.segment_size(segment) for blob, segment in parts)
+
+
+def _first(errors: "BaseExceptionGroup[P2PWebError | Overtaken]") -> P2PWebError | Overtaken:
+    """The first of several errors of one cause: the others are its echo."""
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, P2PWebError | Overtaken)  # noqa: S101 - `except*` let no other in
+    return first
