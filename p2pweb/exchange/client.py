@@ -72,11 +72,13 @@ class PeerClient:
 
     async def peer_info(self, address: Address) -> PeerInfo:
         """Who answers there."""
-        return await self._ask(address, "GET", wire.PREFIX + "peer", wire.decode_peer_info)
+        answer = await self._ask(address, "GET", wire.PREFIX + "peer", wire.decode_peer_info)
+        return _present(answer, address)
 
     async def peers(self, address: Address) -> list[Address]:
         """The contacts that a peer has."""
-        return await self._ask(address, "GET", wire.PREFIX + "peers", wire.decode_peers)
+        answer = await self._ask(address, "GET", wire.PREFIX + "peers", wire.decode_peers)
+        return _present(answer, address)
 
     async def live_site(self, address: Address, site: SiteId, *, fresh: bool) -> Signed | None:
         """The live version of a site as a peer knows it; with `fresh`, after it asked around."""
@@ -88,7 +90,7 @@ class PeerClient:
             return signed
 
         query = "?fresh" if fresh else ""
-        return await self._ask_maybe(
+        return await self._ask(
             address, "GET", f"{wire.PREFIX}site/{site}{query}", decode, limit_bytes=RECORD_BYTES_MAX
         )
 
@@ -99,7 +101,7 @@ class PeerClient:
             check_hashes(blob, data)
             return data
 
-        return await self._ask_maybe(
+        return await self._ask(
             address,
             "GET",
             wire.hashes_path(blob),
@@ -129,9 +131,7 @@ class PeerClient:
         path = wire.blob_path(blob, segment)
         whole = size == blob.segment_size(segment)
         headers = {} if whole else {"Range": f"bytes={start}-{start + size - 1}"}
-        return await self._ask_maybe(
-            address, "GET", path, decode, headers=headers, limit_bytes=size
-        )
+        return await self._ask(address, "GET", path, decode, headers=headers, limit_bytes=size)
 
     async def send(
         self,
@@ -143,7 +143,7 @@ class PeerClient:
     ) -> tuple[ItemAnswer, ...]:
         """Have a peer keep a bundle, and with `place_copies` place it; one answer for each item."""
         place = place_copies is not None
-        return await self._ask(
+        answer = await self._ask(
             address,
             "POST",
             wire.PREFIX + ("publish" if place else "bundle"),
@@ -153,10 +153,11 @@ class PeerClient:
             limit_bytes=wire.ANSWER_BYTES_MAX,
             idle_s=PLACE_S if place else COMMIT_S,
         )
+        return _present(answer, address)
 
     async def page(self, address: Address, site: SiteId, path: str, limit_bytes: int) -> BlobId:
         """The blob that a peer serves to visitors of a site under a path, decoded."""
-        return await self._ask(
+        answer = await self._ask(
             address,
             "GET",
             quote_path(path),
@@ -164,6 +165,9 @@ class PeerClient:
             headers={"Host": f"{site}.localhost"},
             limit_bytes=limit_bytes,
         )
+        if answer is None:
+            raise RemoteError(f"{format_address(address)} has no page {path}")
+        return answer
 
     async def push(
         self,
@@ -178,9 +182,12 @@ class PeerClient:
         `read` gives a segment's bytes, or None where they are not to be had; then the answer
         still wants them. With `place_copies` the peer places what it then holds.
         """
+        answers = await self.send(address, items)
+        offered = {part for item in items for part in item.signed.record.parts(item.segment)}
         try:
-            answers = await self.send(address, items)
             wants = dict.fromkeys(part for answer in answers for part in answer.parts)
+            if not offered.issuperset(wants):
+                raise InvalidMessageError("it wants bytes that the records do not name")
         except InvalidMessageError as error:
             where = format_address(address)
             raise RemoteError(f"{where} sent what it should not: {error}") from None
@@ -200,32 +207,6 @@ class PeerClient:
         return await self.send(address, items, batch, place_copies=place_copies)
 
     async def _ask(
-        self,
-        address: Address,
-        method: str,
-        path: str,
-        decode: "Callable[[bytes], wire._T]",
-        *,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        limit_bytes: int = SMALL_ANSWER_BYTES_MAX,
-        idle_s: float = READ_IDLE_S,
-    ) -> "wire._T":
-        answer = await self._ask_maybe(
-            address,
-            method,
-            path,
-            decode,
-            body=body,
-            headers=headers,
-            limit_bytes=limit_bytes,
-            idle_s=idle_s,
-        )
-        if answer is None:
-            raise RemoteError(f"{format_address(address)} answers 404: it is no p2pweb peer")
-        return answer
-
-    async def _ask_maybe(
         self,
         address: Address,
         method: str,
@@ -266,6 +247,13 @@ class PeerClient:
         except (aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise RemoteError(f"{where} broke off: {reason}") from None
+
+
+def _present(answer: "wire._T | None", address: Address) -> "wire._T":
+    """What every peer has an answer to."""
+    if answer is None:
+        raise RemoteError(f"{format_address(address)} answers 404: it is no p2pweb peer")
+    return answer
 
 
 async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
