@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import unicodedata
 from pathlib import Path
@@ -147,6 +148,21 @@ def test_link_to_nothing_and_link_in_a_circle_are_left_out(root: Path) -> None:
 def test_fifo_is_left_out(root: Path) -> None:
     os.mkfifo(root / "fifo")
     assert left_out(root) == {"/fifo": "it is neither a file nor a directory"}
+
+
+def test_name_that_cannot_be_looked_at_is_left_out_with_the_reason(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.resolve
+
+    def resolve(path: Path, strict: bool = False) -> Path:
+        if path.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return whole(path, strict=strict)
+
+    (root / "closed").write_text("")
+    monkeypatch.setattr(Path, "resolve", resolve)
+    assert left_out(root) == {"/closed": "it cannot be read: Permission denied"}
 
 
 def test_file_without_permission_is_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Site keys: one spelling of a site id, signatures, and the files that keep the secret."""
 
+import errno
 import os
 import stat
 import tomllib
@@ -155,6 +156,21 @@ def test_key_file_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot write the key file .*: File exists"):
         keys.create_key_file(path, os.urandom)
     assert path.read_text() == "something dear"
+
+
+def test_key_that_did_not_reach_the_disk_leaves_nothing_in_the_way_of_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "site.key"
+    with monkeypatch.context() as patched:
+        patched.setattr(keys.os, "fsync", full)
+        with pytest.raises(UsageError, match="No space left"):
+            keys.create_key_file(path, os.urandom)
+    assert not path.exists()
+    keys.create_key_file(path, os.urandom)
 
 
 def test_key_file_is_never_written_through_a_link(tmp_path: Path) -> None:
