@@ -276,14 +276,13 @@ def _xdg(variable: str, default: str) -> Path:
 
 
 class _Bars(Progress):
-    """Progress bars, on a terminal."""
+    """Progress bars, on a terminal; a phase without a size pulses until the next one."""
 
     def __init__(self) -> None:
         self._progress = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description:<12}"),
+            rich.progress.TextColumn("{task.description:<22}"),
             rich.progress.BarColumn(),
-            rich.progress.DownloadColumn(),
-            rich.progress.TransferSpeedColumn(),
+            rich.progress.TextColumn("{task.fields[size]}"),
             console=Console(stderr=True),
         )
         self._task: rich.progress.TaskID | None = None
@@ -292,14 +291,21 @@ class _Bars(Progress):
         self._progress.start()
 
     def __exit__(self, *_: object) -> None:
+        self._end_phase()
         self._progress.stop()
 
     def phase(self, name: str, total_bytes: int) -> None:
-        self._task = self._progress.add_task(name, total=total_bytes or None)
+        self._end_phase()
+        size = _size(total_bytes) if total_bytes else ""
+        self._task = self._progress.add_task(name, total=total_bytes or None, size=size)
 
     def advance(self, done_bytes: int) -> None:
         if self._task is not None:
             self._progress.advance(self._task, done_bytes)
+
+    def _end_phase(self) -> None:
+        if self._task is not None and self._progress.tasks[self._task].total is None:
+            self._progress.update(self._task, total=1, completed=1)
 
 
 class _Lines(Progress):
