@@ -27,7 +27,7 @@ from p2pweb.address import Address, parse_address
 from p2pweb.config import PORT_DEFAULT, NodeFile, parse_host, parse_site, read_node_file
 from p2pweb.errors import P2PWebError, UsageError
 from p2pweb.exchange.client import PeerClient
-from p2pweb.keys import SEED_BYTES, SiteKey, create_key_file, list_key_files, load_key_file
+from p2pweb.keys import SEED_BYTES, KeyFile, SiteKey, create_key_file, list_key_files, load_key_file
 from p2pweb.node import PeerOptions, start_peer
 from p2pweb.publish import Progress, PublishOptions, Summary, publish
 from p2pweb.records import COPIES_DEFAULT, COPIES_MAX
@@ -179,17 +179,24 @@ def publish_command(
 
     Exit code 0: every file has the copies wanted; 2: live, and short of copies; 1: not live.
     """
+    made: list[KeyFile] = []
     options = PublishOptions(
         directory=directory,
         peer=peer,
-        key=lambda: _key_for(directory, key, dry_run=dry_run),
+        key=lambda: _key_for(directory, key, made, dry_run=dry_run),
         copies=copies,
         dry_run=dry_run,
     )
     if key is not None and key.exists():
         load_key_file(key)  # A wrong file is told before anything else is done.
     began = time.monotonic()
-    summary = _run(_publish(options))
+    try:
+        summary = _run(_publish(options))
+    finally:
+        # Not in between: the bars would be written over.
+        for key_file in made:
+            click.echo(f"new site {key_file.key.site}", err=True)
+            click.echo(f"its key is {key_file.path}: keep a copy safe", err=True)
     seconds = time.monotonic() - began
     if as_json:
         click.echo(json.dumps(_as_json(summary, seconds), indent=2))
@@ -236,8 +243,8 @@ def keys(as_json: bool) -> None:
 # --- keys and directories ---
 
 
-def _key_for(directory: Path, named: Path | None, *, dry_run: bool) -> SiteKey:
-    """The key to publish a directory with; a new one is made where there is none."""
+def _key_for(directory: Path, named: Path | None, made: list[KeyFile], *, dry_run: bool) -> SiteKey:
+    """The key to publish a directory with; where there is none, one is made and put in `made`."""
     real = directory.resolve()
     if named is not None and named.exists():
         return load_key_file(named).key
@@ -250,12 +257,10 @@ def _key_for(directory: Path, named: Path | None, *, dry_run: bool) -> SiteKey:
     if named is None:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", real.name) or "site"
         path = _key_home() / f"{name}-{os.urandom(4).hex()}.key"
-        made = create_key_file(path, os.urandom, real)
+        made.append(create_key_file(path, os.urandom, real))
     else:
-        made = create_key_file(named, os.urandom)
-    click.echo(f"new site {made.key.site}", err=True)
-    click.echo(f"its key is {made.path}: keep a copy safe", err=True)
-    return made.key
+        made.append(create_key_file(named, os.urandom))
+    return made[-1].key
 
 
 def _key_home() -> Path:
