@@ -138,7 +138,7 @@ async def _up(options: PeerOptions) -> None:
     except asyncio.CancelledError:
         return
     try:
-        home = node.home or "none yet: the first site published here"
+        home = node.holdings.home or "none yet: the first site published here"
         click.echo(f"p2pweb ready: {' '.join(node.urls)}")
         click.echo(f"home site: {home}; data: {options.data}; Ctrl-C stops")
         await asyncio.Event().wait()

@@ -8,16 +8,13 @@ runs (its id, its home site, its contacts) is one small file in its directory.
 import asyncio
 import errno
 import logging
-import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-
-import msgspec
 
 from p2pweb import __version__
 from p2pweb.address import Address, format_address
@@ -25,27 +22,24 @@ from p2pweb.clock import Entropy, WallClock
 from p2pweb.dht.contact import ID_BYTES, canonical_host
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
 from p2pweb.dht.overlay import Overlay
-from p2pweb.dht.serving import Held as HeldValue
-from p2pweb.errors import CorruptError, RemoteError, UsageError
+from p2pweb.errors import RemoteError, UsageError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.service import Duties, PeerService
 from p2pweb.exchange.wire import PROTOCOL, PeerInfo
 from p2pweb.gateway import Gateway, Hosts
+from p2pweb.holdings import Holdings
 from p2pweb.http.server import HttpServer
 from p2pweb.http.service import ServerLimits
-from p2pweb.keys import SiteId, is_site_id
+from p2pweb.keys import SiteId
+from p2pweb.peer_state import PeerState, read_peer_state, write_peer_state
 from p2pweb.records import (
-    InvalidRecordError,
-    Record,
     Signed,
     SiteRecord,
-    open_record,
-    record_key,
 )
 from p2pweb.replication import Replication
 from p2pweb.sites import Sites
-from p2pweb.store.store import Held, Item, Stale, Store, open_store
+from p2pweb.store.store import Item, Store, open_store
 
 log = logging.getLogger("p2pweb.node")
 
@@ -58,8 +52,6 @@ GRACE_S = 5.0
 ASK_AGAIN_S = 5.0
 # Contacts are saved so long after one came or went, so that many at once are one write.
 SAVE_AFTER_S = 1.0
-# Saved contacts asked at the start: those with the longest standing, as many as one bucket.
-SAVED_CONTACTS_MAX = 200
 
 T = TypeVar("T")
 
@@ -75,14 +67,6 @@ class PeerOptions:
     home: SiteId | None = None
 
 
-class _State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a peer remembers of itself. Plain JSON, validated when it is read."""
-
-    node_id: str
-    home: str | None = None
-    contacts: list[tuple[str, int]] = []
-
-
 class PeerNode:
     """A running peer; make one with `start_peer`."""
 
@@ -92,42 +76,38 @@ class PeerNode:
         self._options = options
         self._store = store
         self._state_path = options.data / "peer.json"
-        remembered = _read_state(self._state_path)
+        remembered = read_peer_state(self._state_path)
         self._is_new = remembered is None
-        self._state = remembered or _State(node_id=entropy(ID_BYTES).hex())
+        self._state = remembered or PeerState(node_id=entropy(ID_BYTES).hex())
         self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="p2pweb")
         self._asking: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
-        if options.home is not None:
-            self._state.home = options.home
         self.node_id = bytes.fromhex(self._state.node_id)
+        home = options.home or self._state.home_site
+        self.holdings = Holdings(store, home, lambda _: self._save_state(), self._has_news)
         self.overlay = Overlay(
             node_id=self.node_id,
-            records=_Records(store, self._keeps, self._has_news),
+            records=self.holdings,
             rng=random.Random(entropy(32)),
             entropy=entropy,
             on_event=self._met,
         )
         self.client = PeerClient()
         self.reader = BlobReader(store, self.client, self.overlay, self._run)
-        self.sites = Sites(store, self.overlay, self.reader, self._run, self._keeps)
+        self.sites = Sites(store, self.overlay, self.reader, self._run, self.holdings.keeps)
         self.replication = Replication(self.node_id, store, self.client, self.overlay, self._run)
         duties = Duties(
             info=self.info,
             contacts=lambda: [contact.address for contact in self.overlay.contacts()],
-            stores=self._stores,
+            takes=self.holdings.takes,
             live_site=self._live_site,
             kept=self._kept,
             place=self.replication.place,
         )
         service = PeerService(store, duties, self._run)
-        hosts = Hosts(_own_names(), lambda: self.home)
+        hosts = Hosts(_own_names(), lambda: self.holdings.home)
         gateway = Gateway(hosts, self.sites, self.reader, service)
         self.server = HttpServer(gateway.handle, limits=ServerLimits(), now_unix=wall)
-
-    @property
-    def home(self) -> SiteId | None:
-        return SiteId(self._state.home) if self._state.home else None
 
     @property
     def urls(self) -> list[str]:
@@ -140,7 +120,9 @@ class PeerNode:
         return list(dict.fromkeys(urls))
 
     def info(self) -> PeerInfo:
-        return PeerInfo(p2pweb=PROTOCOL, id=self.node_id.hex(), home=self.home, version=__version__)
+        return PeerInfo(
+            p2pweb=PROTOCOL, id=self.node_id.hex(), home=self.holdings.home, version=__version__
+        )
 
     async def start(self) -> None:
         """Listen and join. UsageError or RemoteError with one sentence where that fails."""
@@ -153,6 +135,7 @@ class PeerNode:
         await self._join()
         self._save_state()
         self._asking = asyncio.ensure_future(self._keep_asking())
+        self._asking.add_done_callback(_tell_failure)
 
     async def close(self) -> None:
         """Stop: no new connections, answers in flight finish, the state is saved."""
@@ -175,7 +158,7 @@ class PeerNode:
     async def _join(self) -> None:
         """Enter the network by the peers named, or by those remembered."""
         answered = await self._ask_around()
-        if self.home is None:
+        if self.holdings.home is None:
             await self._ask_home()
         if self._options.join and not answered:
             why = await self._why_not_joined()
@@ -210,32 +193,18 @@ class PeerNode:
             except RemoteError as error:
                 log.debug("no home site to learn: %s", error)
                 continue
-            if home is not None and self.home is None:
-                self._adopt(home)
+            if home is not None and self.holdings.home is None:
+                self.holdings.adopt(home)
 
     async def _keep_asking(self) -> None:
         while True:
             await asyncio.sleep(ASK_AGAIN_S)
             if not self.overlay.contacts():
                 await self._ask_around()
-            if self.home is None:
+            if self.holdings.home is None:
                 await self._ask_home()
 
-    # --- which sites are stored ---
-
-    def _keeps(self, site: SiteId) -> bool:
-        return site == self.home
-
-    def _stores(self, site: SiteId) -> bool:
-        """Whether records of this site are kept; a peer without a home takes the first to come."""
-        if self.home is None:
-            self._adopt(site)
-        return self._keeps(site)
-
-    def _adopt(self, site: SiteId) -> None:
-        log.info("the home site is %s from now on", site)
-        self._state.home = site
-        self._save_state()
+    # --- what the layers below report ---
 
     def _kept(self, items: Sequence[Item]) -> None:
         for item in items:
@@ -263,18 +232,13 @@ class PeerNode:
         contacts = [contact.address for contact in self.overlay.contacts()]
         # A peer that finds itself alone keeps the addresses of those that it knew.
         if contacts and contacts != self._state.contacts:
-            self._state.contacts = contacts[:SAVED_CONTACTS_MAX]
+            self._state = self._state.with_contacts(contacts)
             self._save_state()
 
     def _save_state(self) -> None:
-        data = msgspec.json.format(msgspec.json.encode(self._state))
-        unfinished = self._state_path.with_suffix(".new")
+        self._state.home = self.holdings.home
         try:
-            with unfinished.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self._state_path)
+            write_peer_state(self._state_path, self._state)
         except OSError as error:
             log.error("cannot save %s: %s", self._state_path, error.strerror)
 
@@ -298,70 +262,10 @@ async def start_peer(options: PeerOptions, *, wall: WallClock, entropy: Entropy)
     return node
 
 
-class _Records:
-    """What the overlay sees of the store: values, and the judgement of those that others send."""
-
-    def __init__(
-        self,
-        store: Store,
-        keeps: Callable[[SiteId], bool],
-        has_news: Callable[[SiteId], None],
-    ) -> None:
-        self._store = store
-        self._keeps = keeps
-        self._has_news = has_news
-
-    def find(self, key: bytes) -> HeldValue | None:
-        try:
-            kept = self._store.find(key)
-        except CorruptError as error:
-            log.warning("%s", error)
-            return None
-        return HeldValue(kept.signed.value, {"has": kept.has_bytes}) if kept else None
-
-    def store(self, key: bytes, value: bytes, sender: Address) -> bool | Mapping[str, str | int]:
-        """Keep a record that came by UDP. Its bytes come by HTTP, if this peer is to have them."""
-        del sender
-        try:
-            return self._judge(key, open_record(value))
-        except InvalidRecordError as error:
-            return {"refused": str(error)}
-        except (CorruptError, OSError) as error:
-            log.error("this peer's disk refused a record: %s", error)
-            return {"refused": "disk"}
-
-    def _judge(self, key: bytes, signed: Signed) -> bool | Mapping[str, str | int]:
-        segment = _segment_of(signed.record, key)
-        if segment is None:
-            return {"refused": "the record does not belong at this key"}
-        site = signed.record.site
-        if not self._keeps(site):
-            return {"refused": "this peer does not store the site"}
-        kept = self._store.find(key)
-        if kept is not None and kept.signed == signed:
-            return True
-        if isinstance(signed.record, SiteRecord):
-            if kept is not None and kept.signed.record.seq >= signed.record.seq:
-                return {"stale": kept.signed.record.seq}
-            # It is kept with its manifest or not at all.
-            self._has_news(site)
-            return {"want": signed.record.manifest_root.hex()}
-        if self._store.is_writing:
-            return {"refused": "busy"}
-        outcome = self._store.commit([Item(signed, segment, with_bytes=False)])[0]
-        match outcome:
-            case Held():
-                return True
-            case Stale(seq):
-                return {"stale": seq}
-            case refused:
-                return {"refused": refused.why}
-
-
-def _segment_of(record: Record, key: bytes) -> int | None:
-    """Which of a record's segments has this key."""
-    segments = range(record.segment_count)
-    return next((n for n in segments if record_key(record, n) == key), None)
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    """A chore that runs as long as the peer ended by itself."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("this peer asks for others no more", exc_info=error)
 
 
 def _tell(event: Event) -> None:
@@ -376,27 +280,6 @@ def _tell(event: Event) -> None:
             log.info("peer %s has moved from %s", where, format_address(before))
         case ContactDown(_, why):
             log.info("peer %s is gone (%s)", where, why.value)
-
-
-def _read_state(path: Path) -> _State | None:
-    """None on a peer's first start. UsageError where the file is not what was written."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        state = msgspec.json.decode(data, type=_State)
-        sound = len(bytes.fromhex(state.node_id)) == ID_BYTES
-    except (msgspec.DecodeError, ValueError):
-        sound = False
-    if not sound or (state.home is not None and not is_site_id(state.home)):
-        raise UsageError(
-            f"{path} is damaged: delete it, and the peer starts with a new id; name the site again "
-            "with --home or --join"
-        )
-    return state
 
 
 async def _resolve(address: Address) -> list[Address]:

@@ -24,7 +24,8 @@ from p2pweb.exchange.wire import BUNDLE_DATA_BYTES, BUNDLE_ITEMS_MAX, ItemAnswer
 from p2pweb.keys import SiteId, SiteKey
 from p2pweb.manifest import Changes, InvalidManifestError, Manifest, next_version
 from p2pweb.records import COPIES_DEFAULT, SiteRecord, sign
-from p2pweb.store.store import Item, Part
+from p2pweb.store.books import Part
+from p2pweb.store.store import Item
 
 # Bundles under way at once: one being read and signed, one on the wire, one being committed.
 BUNDLES_IN_FLIGHT = 3

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from p2pweb.address import Address
-from p2pweb.blobs import BlobId, SegmentData
+from p2pweb.blobs import SegmentData
 from p2pweb.dht.contact import Contact, distance
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, RemoteError
@@ -22,7 +22,8 @@ from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.service import Placed
 from p2pweb.exchange.wire import ItemAnswer
 from p2pweb.records import COPIES_MAX, record_key
-from p2pweb.store.store import Item, Part, Store
+from p2pweb.store.books import Part
+from p2pweb.store.store import Item, Store
 
 log = logging.getLogger("p2pweb.replication")
 
@@ -170,25 +171,11 @@ class Replication:
         self._avoid_until[address] = now + AVOID_S
 
     async def _read(self, part: Part) -> SegmentData | None:
-        return await self._run(lambda: read_segment(self._store, *part))
-
-
-def read_segment(store: Store, blob: BlobId, segment: int) -> SegmentData | None:
-    """A segment as it lies in the store, each block proved; None where one is damaged or gone."""
-    blocks: list[bytes] = []
-    for number in blob.segment_blocks(segment):
         try:
-            block = store.read_block(blob, number)
+            return await self._run(lambda: self._store.read_segment(*part))
         except CorruptError as error:
             log.warning("%s", error)
             return None
-        if block is None:
-            return None
-        blocks.append(block)
-    hashes = store.read_hashes(blob)
-    if hashes is None:
-        return None
-    return SegmentData(blob=blob, segment=segment, hashes=hashes, data=b"".join(blocks))
 
 
 def _key(item: Item) -> bytes:

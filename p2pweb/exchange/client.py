@@ -33,7 +33,8 @@ from p2pweb.records import (
     open_record,
     quote_path,
 )
-from p2pweb.store.store import Item, Part
+from p2pweb.store.books import Part
+from p2pweb.store.store import Item
 
 # A live peer on any network answers a SYN within this; a dead one must not hold up a reader.
 CONNECT_S = 2.0

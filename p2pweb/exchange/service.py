@@ -61,7 +61,7 @@ class Duties:
 
     info: Callable[[], PeerInfo]
     contacts: Callable[[], list[Address]]
-    stores: Callable[[SiteId], bool]
+    takes: Callable[[SiteId], bool]
     """Whether this peer keeps the records of a site. May make it the home site of a new peer."""
     live_site: Callable[[SiteId, bool], Awaitable[Signed | None]]
     """The live version, and whether to ask around first."""
@@ -199,7 +199,7 @@ class PeerService:
         if isinstance(item, Refused):
             return item
         site = item.signed.record.site
-        if not self._duties.stores(site):
+        if not self._duties.takes(site):
             return Refused(f"this peer does not store the site {site}")
         return None
 

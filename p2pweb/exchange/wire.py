@@ -14,7 +14,8 @@ import msgspec
 from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, SegmentData
 from p2pweb.keys import SiteId, is_site_id
 from p2pweb.records import COPIES_MAX, SEQ_MAX
-from p2pweb.store.store import Held, Item, Outcome, Part, Stale
+from p2pweb.store.books import Part
+from p2pweb.store.store import Held, Item, Outcome, Stale
 
 _T = TypeVar("_T")
 

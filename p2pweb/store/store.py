@@ -35,6 +35,7 @@ from p2pweb.blobs import (
 from p2pweb.errors import CorruptError, UsageError
 from p2pweb.keys import SiteId
 from p2pweb.records import InvalidRecordError, Signed, SiteRecord, open_record
+from p2pweb.store.books import Books, Part, connect
 from p2pweb.store.segments import SegmentFolder, Segments, SegmentShelf
 
 log = logging.getLogger("p2pweb.store")
@@ -44,33 +45,8 @@ INLINE_BYTES_MAX = 64 * 1024
 # A publisher that fails and tries again leaves a newer record each time; only the site's key can
 # make them, and two are what a retry needs.
 UNPUBLISHED_KEPT = 2
-# How long one connection waits for another's lock, in seconds. There are only this process's two.
-LOCK_WAIT_S = 30
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS records (
-    key BLOB NOT NULL, seq INTEGER NOT NULL, segment INTEGER NOT NULL, site TEXT NOT NULL,
-    is_site INTEGER NOT NULL, with_bytes INTEGER NOT NULL, value BLOB NOT NULL,
-    PRIMARY KEY (key, seq)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS records_by_site ON records (site, is_site, seq);
-CREATE TABLE IF NOT EXISTS warrants (
-    root BLOB NOT NULL, size INTEGER NOT NULL, segment INTEGER NOT NULL,
-    key BLOB NOT NULL, seq INTEGER NOT NULL,
-    PRIMARY KEY (root, size, segment, key, seq)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS warrants_by_record ON warrants (key, seq);
-CREATE TABLE IF NOT EXISTS segments (
-    id INTEGER PRIMARY KEY, root BLOB NOT NULL, size INTEGER NOT NULL, segment INTEGER NOT NULL,
-    data BLOB, UNIQUE (root, size, segment)
-);
-CREATE TABLE IF NOT EXISTS hashes (
-    root BLOB NOT NULL, size INTEGER NOT NULL, hashes BLOB NOT NULL, PRIMARY KEY (root, size)
-) WITHOUT ROWID;
-"""
-_SCHEMA_VERSION = 1
-
-Part = tuple[BlobId, int]
+# Beside the live one: for downloads under way, and peers that have not switched.
+SUPERSEDED_KEPT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +95,7 @@ class Store:
     """Open with `open_store` or `memory_store`; `close` when done."""
 
     def __init__(
-        self,
-        writer: sqlite3.Connection,
-        reader: sqlite3.Connection,
-        segments: Segments,
-        folder_lock: int | None = None,
+        self, writer: Books, reader: Books, segments: Segments, folder_lock: int | None = None
     ) -> None:
         self._writer = writer
         self._reader = reader
@@ -132,23 +104,13 @@ class Store:
         self._read_lock = threading.Lock() if reader is not writer else self._write_lock
         self._folder_lock = folder_lock
         self._unwarranted: list[Part] = []
-        segments.keep_only(self._known_files())
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """The reader's connection. CorruptError where the database cannot be read."""
-        with self._read_lock:
-            try:
-                yield self._reader
-            except sqlite3.DatabaseError as error:
-                raise CorruptError(f"the database on this disk is damaged: {error}") from None
+        segments.keep_only(writer.parts_in_files())
 
     def close(self) -> None:
         """Close the books and let another process have the directory."""
         with self._write_lock:
-            self._writer.close()
-            if self._reader is not self._writer:
-                self._reader.close()
+            self._reader.connection.close()
+            self._writer.connection.close()
             if self._folder_lock is not None:
                 os.close(self._folder_lock)
                 self._folder_lock = None
@@ -158,59 +120,144 @@ class Store:
         """Whether a commit is under way, so that another one would wait for it."""
         return self._write_lock.locked()
 
+    # Writing
+
     def commit(self, items: Sequence[Item], segments: Sequence[SegmentData] = ()) -> list[Outcome]:
         """Keep a batch; durable when this returns. One outcome for each item, in order.
 
-        The records are verified by their type: only `open_record` makes a `Signed`.
+        The records are verified by their type: only `open_record` and `sign` make a `Signed`.
         InvalidBlockError, and nothing kept, where a segment is not what its root says or no
         record, in the batch or here before, warrants it. OSError where the disk fails.
         """
         for data in segments:
             data.check()
         with self._write_lock:
-            return self._commit(items, segments)
-
-    def _commit(self, items: Sequence[Item], segments: Sequence[SegmentData]) -> list[Outcome]:
-        with self._transaction():
-            outcomes = [self._put_record(item) for item in items]
-            for data in segments:
-                self._put_segment(data)
-            self._segments.sync()
-            self._forget_superseded([item.signed.record.site for item in items])
-            freed = self._free_unwarranted()
-            outcomes = [
-                Held(self._wants(item)) if isinstance(outcome, Held) else outcome
-                for item, outcome in zip(items, outcomes, strict=True)
-            ]
-        # After the books no longer name them: a crash between leaves files that `keep_only` takes.
-        for blob, segment in freed:
-            self._segments.remove(blob, segment)
+            with self._transaction():
+                outcomes = [self._put_record(item) for item in items]
+                for data in segments:
+                    self._put_segment(data)
+                self._segments.sync()
+                self._forget_superseded(items)
+                freed = self._free_unwarranted()
+                outcomes = [
+                    Held(tuple(self._writer.missing(_key(item), item.signed.record.seq)))
+                    if isinstance(outcome, Held)
+                    else outcome
+                    for item, outcome in zip(items, outcomes, strict=True)
+                ]
+            # The books no longer name them: a crash before this leaves files for `keep_only`.
+            for blob, segment in freed:
+                self._segments.remove(blob, segment)
         return outcomes
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        connection = self._writer.connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise OSError(errno.EIO, f"the database refused a write: {error}") from None
+            raise
+
+    def _put_record(self, item: Item) -> Outcome:
+        record, value = item.signed.record, item.signed.value
+        if not 0 <= item.segment < record.segment_count:
+            return Refused(f"the record has no segment {item.segment}")
+        key = _key(item)
+        for newest in self._writer.rows(key)[:1]:
+            # Of two records of one seq every peer keeps the same one.
+            if (newest.seq, newest.value) > (record.seq, value):
+                return Stale(newest.seq)
+            if newest.value == value and newest.with_bytes >= item.with_bytes:
+                return Held(())
+        self._unwarranted += self._writer.delete_record(key, record.seq)
+        self._writer.add_record(key, item.segment, item.signed, with_bytes=item.with_bytes)
+        return Held(())
+
+    def _put_segment(self, data: SegmentData) -> None:
+        part = (data.blob, data.segment)
+        if not self._writer.is_warranted(part):
+            raise InvalidBlockError(
+                f"no record kept here names segment {data.segment} of blob {data.blob}"
+            )
+        if self._writer.has(part):
+            return
+        inline = len(data.data) <= INLINE_BYTES_MAX
+        if not inline:
+            self._segments.write(data.blob, data.segment, data.data)
+        self._writer.add_segment(data, inline=inline)
+
+    def _forget_superseded(self, items: Sequence[Item]) -> None:
+        """Delete the records that nobody needs any more, where this batch may have made some."""
+        keys: dict[bytes, SiteId] = {}
+        for item in items:
+            site = item.signed.record.site
+            keys[_key(item)] = site
+            if isinstance(item.signed.record, SiteRecord):
+                # A version may have gone live, which counts for every key of the site.
+                most = SUPERSEDED_KEPT + 1
+                keys.update(dict.fromkeys(self._writer.crowded_keys(site, most), site))
+        live = {site: self._writer.live_seq(site) for site in dict.fromkeys(keys.values())}
+        for key, site in keys.items():
+            seqs = [row.seq for row in self._writer.rows(key)]
+            newer = [seq for seq in seqs if seq > (live[site] or 0)]
+            older = seqs[len(newer) :]
+            for seq in newer[UNPUBLISHED_KEPT:] + older[SUPERSEDED_KEPT + 1 :]:
+                self._unwarranted += self._writer.delete_record(key, seq)
+
+    def _free_unwarranted(self) -> list[Part]:
+        """Delete the bytes that no record names any more; those that are files, to be removed."""
+        candidates, self._unwarranted = dict.fromkeys(self._unwarranted), []
+        return [
+            part
+            for part in candidates
+            if not self._writer.is_warranted(part) and self._writer.delete_segment(part)
+        ]
+
+    def _drop(self, part: Part) -> None:
+        """Remove bytes that turned out damaged, so that they count as wanted again."""
+        with self._write_lock:
+            with self._transaction():
+                is_file = self._writer.delete_segment(part)
+            if is_file:
+                self._segments.remove(*part)
+
+    # Reading
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Books]:
+        """The reader's books. CorruptError where the database cannot be read."""
+        with self._read_lock:
+            try:
+                yield self._reader
+            except sqlite3.DatabaseError as error:
+                raise CorruptError(f"the database on this disk is damaged: {error}") from None
 
     def find(self, key: bytes) -> Kept | None:
         """What a DHT key (20 bytes) holds: of a site the live version, of a path the newest one
         that the live version may name. CorruptError where the database cannot be read."""
-        with self._reading() as reader:
-            rows = reader.execute(
-                "SELECT seq, segment, with_bytes, value, site, is_site FROM records "
-                "WHERE key = ? ORDER BY seq DESC",
-                (key,),
-            ).fetchall()
-            if not rows:
-                return None
-            live = self._live_seq(reader, rows[0][4])
-            for seq, segment, with_bytes, value, _, is_site in rows:
-                if live is None and is_site:
+        with self._reading() as books:
+            rows = books.rows(key)
+            live = books.live_seq(rows[0].site) if rows else None
+            for row in rows:
+                if row.is_site and live is None:
                     return None
-                if live is None or seq <= live or (not is_site and seq == rows[-1][0]):
+                is_oldest = row is rows[-1] and not row.is_site
+                if live is None or row.seq <= live or is_oldest:
                     try:
-                        signed = open_record(value)
+                        signed = open_record(row.value)
                     except InvalidRecordError as error:
                         log.warning("a record on this disk has changed, not used: %s", error)
                         continue
-                    has = bool(with_bytes) and not self._missing(reader, key, seq)
-                    return Kept(signed, segment, has)
-            return None
+                    return Kept(
+                        signed, row.segment, row.with_bytes and not books.missing(key, row.seq)
+                    )
+        return None
 
     def live_site(self, site: SiteId) -> Signed | None:
         """The site's newest version whose manifest is here whole."""
@@ -219,39 +266,42 @@ class Store:
 
     def sites(self) -> list[SiteId]:
         """The sites of which there is any record, in order."""
-        with self._reading() as reader:
-            rows = reader.execute("SELECT DISTINCT site FROM records ORDER BY site")
-            return [SiteId(row[0]) for row in rows]
+        with self._reading() as books:
+            return [SiteId(site) for site in books.sites()]
+
+    def has(self, blob: BlobId, segment: int) -> bool:
+        """Whether a segment's bytes are here."""
+        with self._reading() as books:
+            return books.has((blob, segment))
+
+    def is_warranted(self, blob: BlobId, segment: int) -> bool:
+        """Whether a record kept here names this segment, so that the store would take it."""
+        with self._reading() as books:
+            return books.is_warranted((blob, segment))
 
     def read_hashes(self, blob: BlobId) -> bytes | None:
         """The joined block hashes, proved; empty for a blob of one block; None if not here."""
         if blob.block_count == 1:
             return b""
-        with self._reading() as reader:
-            row = reader.execute(
-                "SELECT hashes FROM hashes WHERE root = ? AND size = ?",
-                (blob.root, blob.size_bytes),
-            ).fetchone()
-        if row is None:
+        with self._reading() as books:
+            hashes = books.hashes(blob)
+        if hashes is None:
             return None
         try:
-            check_hashes(blob, row[0])
+            check_hashes(blob, hashes)
         except InvalidBlockError as error:
             log.warning("bytes on this disk have changed and are not used: %s", error)
             return None
-        return bytes(row[0])
+        return hashes
 
     def read_block(self, blob: BlobId, block: int) -> bytes | None:
         """One block, proved against its root; None where it is not here.
 
         CorruptError, and the segment removed, where the bytes on disk have changed.
         """
-        segment = block // SEGMENT_BLOCKS
-        with self._reading() as reader:
-            row = reader.execute(
-                "SELECT data FROM segments WHERE root = ? AND size = ? AND segment = ?",
-                (blob.root, blob.size_bytes, segment),
-            ).fetchone()
+        part = (blob, block // SEGMENT_BLOCKS)
+        with self._reading() as books:
+            row = books.content(part)
         if row is None:
             return None
         data = row[0] if row[0] is not None else self._segments.read_block(blob, block)
@@ -259,196 +309,29 @@ class Store:
         if hashes is not None and data is not None:
             with contextlib.suppress(InvalidBlockError):
                 check_block(blob, block, hashes, data)
-                return bytes(data)
-        self._drop(blob, segment)
+                return data
+        self._drop(part)
         raise CorruptError(f"block {block} of blob {blob} on this disk is damaged; it was removed")
 
-    def has(self, blob: BlobId, segment: int) -> bool:
-        """Whether a segment's bytes are here."""
-        with self._reading() as reader:
-            return self._has(reader, blob, segment)
+    def read_segment(self, blob: BlobId, segment: int) -> SegmentData | None:
+        """A whole segment, each block proved; None where it is not here.
 
-    def is_warranted(self, blob: BlobId, segment: int) -> bool:
-        """Whether a record kept here names this segment, so that the store would take it."""
-        with self._reading() as reader:
-            return self._is_warranted(reader, blob, segment)
+        CorruptError, and the segment removed, where the bytes on disk have changed.
+        """
+        blocks: list[bytes] = []
+        for number in blob.segment_blocks(segment):
+            block = self.read_block(blob, number)
+            if block is None:
+                return None
+            blocks.append(block)
+        hashes = self.read_hashes(blob)
+        if hashes is None:
+            return None
+        return SegmentData(blob=blob, segment=segment, hashes=hashes, data=b"".join(blocks))
 
-    # What follows runs inside a transaction of the writer, unless it is given a connection.
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            yield
-            self._writer.execute("COMMIT")
-        except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):
-                self._writer.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise OSError(errno.EIO, f"the database refused a write: {error}") from None
-            raise
-
-    def _put_record(self, item: Item) -> Outcome:
-        signed, record = item.signed, item.signed.record
-        if not 0 <= item.segment < record.segment_count:
-            return Refused(f"the record has no segment {item.segment}")
-        key = records.record_key(record, item.segment)
-        newest = self._writer.execute(
-            "SELECT seq, value, with_bytes FROM records WHERE key = ? ORDER BY seq DESC LIMIT 1",
-            (key,),
-        ).fetchone()
-        if newest is not None:
-            seq, value, with_bytes = newest
-            # Of two records of one seq every peer keeps the same one.
-            if seq > record.seq or (seq == record.seq and value > signed.value):
-                return Stale(seq)
-            if value == signed.value and with_bytes >= item.with_bytes:
-                return Held(())
-        is_site = isinstance(record, SiteRecord)
-        self._delete_record(key, record.seq)
-        self._writer.execute(
-            "INSERT INTO records (key, seq, segment, site, is_site, with_bytes, value) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (key, record.seq, item.segment, record.site, is_site, item.with_bytes, signed.value),
-        )
-        if item.with_bytes:
-            self._writer.executemany(
-                "INSERT OR IGNORE INTO warrants (root, size, segment, key, seq) "
-                "VALUES (?, ?, ?, ?, ?)",
-                [
-                    (blob.root, blob.size_bytes, segment, key, record.seq)
-                    for blob, segment in record.parts(item.segment)
-                ],
-            )
-        return Held(())
-
-    def _put_segment(self, data: SegmentData) -> None:
-        blob, segment = data.blob, data.segment
-        if not self._is_warranted(self._writer, blob, segment):
-            raise InvalidBlockError(f"no record kept here names segment {segment} of blob {blob}")
-        if self._has(self._writer, blob, segment):
-            return
-        inline = len(data.data) <= INLINE_BYTES_MAX
-        if not inline:
-            self._segments.write(blob, segment, data.data)
-        self._writer.execute(
-            "INSERT INTO segments (root, size, segment, data) VALUES (?, ?, ?, ?)",
-            (blob.root, blob.size_bytes, segment, data.data if inline else None),
-        )
-        if data.hashes:
-            self._writer.execute(
-                "INSERT OR REPLACE INTO hashes (root, size, hashes) VALUES (?, ?, ?)",
-                (blob.root, blob.size_bytes, data.hashes),
-            )
-
-    def _wants(self, item: Item) -> tuple[Part, ...]:
-        record = item.signed.record
-        key = records.record_key(record, item.segment)
-        return tuple(self._missing(self._writer, key, record.seq))
-
-    def _forget_superseded(self, sites: Sequence[SiteId]) -> None:
-        """Delete the records that nobody needs any more."""
-        for site in dict.fromkeys(sites):
-            live = self._live_seq(self._writer, site)
-            crowded = self._writer.execute(
-                "SELECT key FROM records WHERE site = ? GROUP BY key HAVING count(*) > 2", (site,)
-            ).fetchall()
-            for (key,) in crowded:
-                seqs = [
-                    row[0]
-                    for row in self._writer.execute(
-                        "SELECT seq FROM records WHERE key = ? ORDER BY seq DESC", (key,)
-                    )
-                ]
-                newer = [seq for seq in seqs if live is None or seq > live]
-                older = seqs[len(newer) :]
-                for seq in newer[UNPUBLISHED_KEPT:] + older[2:]:
-                    self._delete_record(key, seq)
-
-    def _delete_record(self, key: bytes, seq: int) -> None:
-        """Delete one row; the bytes that it warranted wait for `_free_unwarranted`."""
-        parts = self._writer.execute(
-            "SELECT root, size, segment FROM warrants WHERE key = ? AND seq = ?", (key, seq)
-        ).fetchall()
-        self._writer.execute("DELETE FROM warrants WHERE key = ? AND seq = ?", (key, seq))
-        self._writer.execute("DELETE FROM records WHERE key = ? AND seq = ?", (key, seq))
-        self._unwarranted += [(BlobId(size, root), segment) for root, size, segment in parts]
-
-    def _free_unwarranted(self) -> list[Part]:
-        """Delete the bytes that no record names any more; the files to remove after the commit."""
-        candidates, self._unwarranted = dict.fromkeys(self._unwarranted), []
-        freed: list[Part] = []
-        for blob, segment in candidates:
-            if not self._is_warranted(self._writer, blob, segment):
-                freed += self._delete_segment(blob, segment)
-        return freed
-
-    def _delete_segment(self, blob: BlobId, segment: int) -> list[Part]:
-        place = (blob.root, blob.size_bytes, segment)
-        row = self._writer.execute(
-            "SELECT data IS NULL FROM segments WHERE root = ? AND size = ? AND segment = ?", place
-        ).fetchone()
-        self._writer.execute(
-            "DELETE FROM segments WHERE root = ? AND size = ? AND segment = ?", place
-        )
-        self._writer.execute(
-            "DELETE FROM hashes WHERE root = ?1 AND size = ?2 AND NOT EXISTS "
-            "(SELECT 1 FROM segments WHERE root = ?1 AND size = ?2)",
-            place[:2],
-        )
-        return [(blob, segment)] if row and row[0] else []
-
-    def _drop(self, blob: BlobId, segment: int) -> None:
-        """Remove bytes that turned out damaged, so that they count as wanted again."""
-        with self._write_lock:
-            with self._transaction():
-                files = self._delete_segment(blob, segment)
-            for _ in files:
-                self._segments.remove(blob, segment)
-
-    def _live_seq(self, connection: sqlite3.Connection, site: str) -> int | None:
-        """The highest seq of the site whose manifest is here whole."""
-        row = connection.execute(
-            "SELECT max(r.seq) FROM records r WHERE r.site = ? AND r.is_site = 1 "
-            "AND r.with_bytes = 1 AND NOT EXISTS ("
-            "  SELECT 1 FROM warrants w WHERE w.key = r.key AND w.seq = r.seq AND NOT EXISTS ("
-            "    SELECT 1 FROM segments s "
-            "    WHERE s.root = w.root AND s.size = w.size AND s.segment = w.segment))",
-            (site,),
-        ).fetchone()
-        return None if row is None else row[0]
-
-    def _missing(self, connection: sqlite3.Connection, key: bytes, seq: int) -> list[Part]:
-        rows = connection.execute(
-            "SELECT w.root, w.size, w.segment FROM warrants w WHERE w.key = ? AND w.seq = ? "
-            "AND NOT EXISTS (SELECT 1 FROM segments s "
-            "  WHERE s.root = w.root AND s.size = w.size AND s.segment = w.segment) "
-            "ORDER BY w.segment, w.root",
-            (key, seq),
-        )
-        return [(BlobId(size, root), segment) for root, size, segment in rows]
-
-    def _has(self, connection: sqlite3.Connection, blob: BlobId, segment: int) -> bool:
-        return (
-            connection.execute(
-                "SELECT 1 FROM segments WHERE root = ? AND size = ? AND segment = ?",
-                (blob.root, blob.size_bytes, segment),
-            ).fetchone()
-            is not None
-        )
-
-    def _is_warranted(self, connection: sqlite3.Connection, blob: BlobId, segment: int) -> bool:
-        return (
-            connection.execute(
-                "SELECT 1 FROM warrants WHERE root = ? AND size = ? AND segment = ? LIMIT 1",
-                (blob.root, blob.size_bytes, segment),
-            ).fetchone()
-            is not None
-        )
-
-    def _known_files(self) -> list[Part]:
-        rows = self._writer.execute("SELECT root, size, segment FROM segments WHERE data IS NULL")
-        return [(BlobId(size, root), segment) for root, size, segment in rows]
+def _key(item: Item) -> bytes:
+    return records.record_key(item.signed.record, item.segment)
 
 
 def open_store(folder: Path) -> Store:
@@ -475,8 +358,7 @@ def open_store(folder: Path) -> Store:
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     database = folder / "records.sqlite"
     try:
-        writer = _connect(str(database))
-        reader = _connect(str(database))
+        writer, reader = Books(connect(str(database))), Books(connect(str(database)))
         return Store(writer, reader, SegmentFolder(folder / "blobs"), lock)
     except sqlite3.DatabaseError as error:
         os.close(lock)
@@ -491,19 +373,5 @@ def open_store(folder: Path) -> Store:
 
 def memory_store() -> Store:
     """A store that is gone with its process."""
-    connection = _connect(":memory:")
-    return Store(connection, connection, SegmentShelf())
-
-
-def _connect(database: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        database, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
-    )
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, _SCHEMA_VERSION):
-        raise sqlite3.DatabaseError(f"it is of version {version}, made by a newer p2pweb")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.executescript(_SCHEMA)
-    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-    return connection
+    books = Books(connect(":memory:"))
+    return Store(books, books, SegmentShelf())

@@ -1,0 +1,216 @@
+"""The store's books: SQL over one connection, and no judgement.
+
+Which records lie at which key, which bytes they warrant, which bytes are here, small ones with
+their content. `Store` decides, verifies and locks; every method here is one step of a transaction
+of its, or one read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from p2pweb.blobs import BlobId, SegmentData
+from p2pweb.records import Signed, SiteRecord
+
+# How long one connection waits for another's lock, in seconds. There are only this process's two.
+LOCK_WAIT_S = 30
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (
+    key BLOB NOT NULL, seq INTEGER NOT NULL, segment INTEGER NOT NULL, site TEXT NOT NULL,
+    is_site INTEGER NOT NULL, with_bytes INTEGER NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (key, seq)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS records_by_site ON records (site, is_site, seq);
+CREATE TABLE IF NOT EXISTS warrants (
+    root BLOB NOT NULL, size INTEGER NOT NULL, segment INTEGER NOT NULL,
+    key BLOB NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (root, size, segment, key, seq)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS warrants_by_record ON warrants (key, seq);
+CREATE TABLE IF NOT EXISTS segments (
+    id INTEGER PRIMARY KEY, root BLOB NOT NULL, size INTEGER NOT NULL, segment INTEGER NOT NULL,
+    data BLOB, UNIQUE (root, size, segment)
+);
+CREATE TABLE IF NOT EXISTS hashes (
+    root BLOB NOT NULL, size INTEGER NOT NULL, hashes BLOB NOT NULL, PRIMARY KEY (root, size)
+) WITHOUT ROWID;
+"""
+_SCHEMA_VERSION = 1
+
+Part = tuple[BlobId, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record as the books have it, its value not yet verified again."""
+
+    seq: int
+    segment: int
+    site: str
+    is_site: bool
+    with_bytes: bool
+    value: bytes
+
+
+class Books:
+    """One connection to the books."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    # Records
+
+    def rows(self, key: bytes) -> list[Row]:
+        """What lies at a key, the newest first."""
+        found = self.connection.execute(
+            "SELECT seq, segment, site, is_site, with_bytes, value FROM records "
+            "WHERE key = ? ORDER BY seq DESC",
+            (key,),
+        )
+        return [
+            Row(seq, segment, site, bool(is_site), bool(with_bytes), value)
+            for seq, segment, site, is_site, with_bytes, value in found
+        ]
+
+    def add_record(self, key: bytes, segment: int, signed: Signed, *, with_bytes: bool) -> None:
+        record = signed.record
+        is_site = isinstance(record, SiteRecord)
+        self.connection.execute(
+            "INSERT INTO records (key, seq, segment, site, is_site, with_bytes, value) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key, record.seq, segment, record.site, is_site, with_bytes, signed.value),
+        )
+        if with_bytes:
+            self.connection.executemany(
+                "INSERT OR IGNORE INTO warrants (root, size, segment, key, seq) "
+                "VALUES (?, ?, ?, ?, ?)",
+                [
+                    (blob.root, blob.size_bytes, part, key, record.seq)
+                    for blob, part in record.parts(segment)
+                ],
+            )
+
+    def delete_record(self, key: bytes, seq: int) -> list[Part]:
+        """Delete one row; the bytes that it warranted, which others may warrant still."""
+        place = (key, seq)
+        parts = self.connection.execute(
+            "SELECT root, size, segment FROM warrants WHERE key = ? AND seq = ?", place
+        ).fetchall()
+        self.connection.execute("DELETE FROM warrants WHERE key = ? AND seq = ?", place)
+        self.connection.execute("DELETE FROM records WHERE key = ? AND seq = ?", place)
+        return [(BlobId(size, root), segment) for root, size, segment in parts]
+
+    def sites(self) -> list[str]:
+        """The sites of which there is any record, in order."""
+        found = self.connection.execute("SELECT DISTINCT site FROM records ORDER BY site")
+        return [site for (site,) in found]
+
+    def live_seq(self, site: str) -> int | None:
+        """The highest seq of the site whose manifest is here whole."""
+        (seq,) = self.connection.execute(
+            "SELECT max(r.seq) FROM records r WHERE r.site = ? AND r.is_site = 1 "
+            "AND r.with_bytes = 1 AND NOT EXISTS ("
+            "  SELECT 1 FROM warrants w WHERE w.key = r.key AND w.seq = r.seq AND NOT EXISTS ("
+            "    SELECT 1 FROM segments s "
+            "    WHERE s.root = w.root AND s.size = w.size AND s.segment = w.segment))",
+            (site,),
+        ).fetchone()
+        return None if seq is None else int(seq)
+
+    def crowded_keys(self, site: str, most: int) -> list[bytes]:
+        """The keys of a site at which more than `most` records lie."""
+        found = self.connection.execute(
+            "SELECT key FROM records WHERE site = ? GROUP BY key HAVING count(*) > ?", (site, most)
+        )
+        return [key for (key,) in found]
+
+    # Bytes
+
+    def missing(self, key: bytes, seq: int) -> list[Part]:
+        """The bytes that a record warrants and that are not here."""
+        found = self.connection.execute(
+            "SELECT w.root, w.size, w.segment FROM warrants w WHERE w.key = ? AND w.seq = ? "
+            "AND NOT EXISTS (SELECT 1 FROM segments s "
+            "  WHERE s.root = w.root AND s.size = w.size AND s.segment = w.segment) "
+            "ORDER BY w.segment, w.root",
+            (key, seq),
+        )
+        return [(BlobId(size, root), segment) for root, size, segment in found]
+
+    def is_warranted(self, part: Part) -> bool:
+        return self._one("SELECT 1 FROM warrants WHERE {place} LIMIT 1", part) is not None
+
+    def content(self, part: Part) -> tuple[bytes | None, ...] | None:
+        """A segment's row: its bytes, or None inside where a file has them; None for no row."""
+        found: tuple[bytes | None] | None = self._one(
+            "SELECT data FROM segments WHERE {place}", part
+        )
+        return found
+
+    def has(self, part: Part) -> bool:
+        return self._one("SELECT 1 FROM segments WHERE {place}", part) is not None
+
+    def add_segment(self, data: SegmentData, *, inline: bool) -> None:
+        blob = data.blob
+        self.connection.execute(
+            "INSERT INTO segments (root, size, segment, data) VALUES (?, ?, ?, ?)",
+            (blob.root, blob.size_bytes, data.segment, data.data if inline else None),
+        )
+        if data.hashes:
+            self.connection.execute(
+                "INSERT OR REPLACE INTO hashes (root, size, hashes) VALUES (?, ?, ?)",
+                (blob.root, blob.size_bytes, data.hashes),
+            )
+
+    def delete_segment(self, part: Part) -> bool:
+        """Delete a segment's row; whether a file has its bytes."""
+        row = self._one("SELECT data IS NULL FROM segments WHERE {place}", part)
+        self._one("DELETE FROM segments WHERE {place}", part)
+        blob, _ = part
+        self.connection.execute(
+            "DELETE FROM hashes WHERE root = ?1 AND size = ?2 AND NOT EXISTS "
+            "(SELECT 1 FROM segments WHERE root = ?1 AND size = ?2)",
+            (blob.root, blob.size_bytes),
+        )
+        return row is not None and bool(row[0])
+
+    def hashes(self, blob: BlobId) -> bytes | None:
+        """A blob's joined block hashes, not yet proved again."""
+        row = self.connection.execute(
+            "SELECT hashes FROM hashes WHERE root = ? AND size = ?", (blob.root, blob.size_bytes)
+        ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def parts_in_files(self) -> list[Part]:
+        found = self.connection.execute(
+            "SELECT root, size, segment FROM segments WHERE data IS NULL"
+        )
+        return [(BlobId(size, root), segment) for root, size, segment in found]
+
+    def _one(self, statement: str, part: Part) -> tuple[Any, ...] | None:
+        """The first row of a statement about one segment."""
+        blob, segment = part
+        place = "root = ? AND size = ? AND segment = ?"
+        row: tuple[Any, ...] | None = self.connection.execute(
+            statement.format(place=place), (blob.root, blob.size_bytes, segment)
+        ).fetchone()
+        return row
+
+
+def connect(database: str) -> sqlite3.Connection:
+    """Open the books in a file, or ":memory:". sqlite3.DatabaseError where they are damaged."""
+    connection = sqlite3.connect(
+        database, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
+    )
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, _SCHEMA_VERSION):
+        connection.close()
+        raise sqlite3.DatabaseError(f"it is of version {version}, made by a newer p2pweb")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.executescript(_SCHEMA)
+    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    return connection
