@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from p2pweb.blobs import segments_of
 from p2pweb.dht.overlay import Overlay
-from p2pweb.errors import CorruptError, P2PWebError, UnavailableError
+from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange.reader import BlobReader, Runner, Source
 from p2pweb.keys import SiteId
 from p2pweb.manifest import InvalidManifestError, Manifest
@@ -35,6 +35,8 @@ log = logging.getLogger("p2pweb.sites")
 REFRESH_S = 10.0
 # Sites whose manifests are in memory. A peer's own few, and what visitors asked it to proxy.
 SITES_MAX = 64
+# And of how many it is remembered that a version was served, 200 bytes each.
+HIGHEST_MAX = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class SiteVersion:
 class _Known:
     version: SiteVersion | None = None
     refreshed_at: float | None = None
+    has_news: bool = False
+    fault: UnavailableError | None = None
 
 
 class Sites:
@@ -70,6 +74,8 @@ class Sites:
         self._keeps = keeps
         self._known: OrderedDict[SiteId, _Known] = OrderedDict()
         self._refreshes: dict[SiteId, asyncio.Task[None]] = {}
+        # The highest version of each site ever served here, manifests that were forgotten included.
+        self._highest: OrderedDict[SiteId, Signed] = OrderedDict()
 
     async def close(self) -> None:
         tasks = list(self._refreshes.values())
@@ -84,34 +90,36 @@ class Sites:
         exists but its manifest cannot be had.
         """
         known = self._entry(site)
-        if known.version is None:
+        if known.version is None or known.has_news:
             await self._load(site, known)
         now = asyncio.get_running_loop().time()
         if known.refreshed_at is None or now - known.refreshed_at > REFRESH_S:
             refresh = self._start_refresh(site, known)
             if known.version is None:
                 await asyncio.shield(refresh)
+        if known.version is None and known.fault is not None:
+            raise known.fault
         return known.version
 
     async def fresh(self, site: SiteId) -> SiteVersion | None:
         """The live version after asking the holders of the site's record."""
         known = self._entry(site)
-        if known.version is None:
+        if known.version is None or known.has_news:
             await self._load(site, known)
         await asyncio.shield(self._start_refresh(site, known))
+        if known.version is None and known.fault is not None:
+            raise known.fault
         return known.version
-
-    def refresh_soon(self, site: SiteId) -> None:
-        """There may be a newer version: ask, beside whatever goes on."""
-        self._start_refresh(site, self._entry(site))
 
     def notice(self, site: SiteId) -> None:
         """The store has a new record of this site: serve it from the next request on."""
         known = self._known.get(site)
         if known is not None:
-            signed = self._store.live_site(site)
-            if signed is not None and _is_newer(signed, known.version):
-                known.version = None
+            known.has_news = True
+
+    def refresh_soon(self, site: SiteId) -> None:
+        """There may be a newer version: ask, beside whatever goes on."""
+        self._start_refresh(site, self._entry(site))
 
     def _entry(self, site: SiteId) -> _Known:
         known = self._known.setdefault(site, _Known())
@@ -121,20 +129,18 @@ class Sites:
         return known
 
     async def _load(self, site: SiteId, known: _Known) -> None:
-        """Take what the store has, if anything."""
+        """Take what the store has, if it is newer."""
+        known.has_news = False
         try:
             signed = await self._run(lambda: self._store.live_site(site))
-        except CorruptError as error:
-            log.warning("%s; the site is asked for elsewhere", error)
-            return
-        if signed is not None:
-            version = await self._open(signed)
-            if _is_newer(signed, known.version):
-                known.version = version
+            await self._take(signed, known, is_kept=True)
+        except (CorruptError, UnavailableError) as error:
+            log.warning("the version of %s on this disk is not to be had: %s", site, error)
 
     def _start_refresh(self, site: SiteId, known: _Known) -> asyncio.Task[None]:
         refresh = self._refreshes.get(site)
         if refresh is None:
+            known.refreshed_at = asyncio.get_running_loop().time()
             refresh = asyncio.ensure_future(self._refresh(site, known))
             self._refreshes[site] = refresh
             refresh.add_done_callback(lambda task: self._refreshed(site, task))
@@ -142,44 +148,63 @@ class Sites:
 
     def _refreshed(self, site: SiteId, task: asyncio.Task[None]) -> None:
         del self._refreshes[site]
-        if not task.cancelled():
-            error = task.exception()
-            if isinstance(error, P2PWebError):
-                log.warning("the newest version of %s is not to be had: %s", site, error)
-            elif error is not None:
-                log.error("refreshing %s failed", site, exc_info=error)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("refreshing %s failed", site, exc_info=error)
 
     async def _refresh(self, site: SiteId, known: _Known) -> None:
         """Ask the holders of the site's record, and take the highest version that one has."""
-        best = known.version.signed if known.version else None
+        best: Signed | None = None
         async with self._overlay.find_value(dht_key(site_name(site))) as lookup:
             async for found in lookup:
                 signed = _site_record(found.value, site)
                 if signed is not None and (best is None or _order(signed) > _order(best)):
                     best = signed
-        if best is not None and (known.version is None or best != known.version.signed):
-            version = await self._open(best)
-            if _is_newer(best, known.version):
-                known.version = version
-                log.info("site %s is at version %d", site, version.record.seq)
-        known.refreshed_at = asyncio.get_running_loop().time()
+        known.fault = None
+        try:
+            await self._take(best, known, is_kept=False)
+        except UnavailableError as error:
+            log.warning("the newest version of %s is not to be had: %s", site, error)
+            known.fault = error
 
-    async def _open(self, signed: Signed) -> SiteVersion:
-        """Fetch a version's manifest, and keep both where this peer keeps the site."""
+    async def _take(self, signed: Signed | None, known: _Known, *, is_kept: bool) -> None:
+        """Serve a version from now on, unless one as high was served already."""
+        if signed is None or not self._is_higher(signed, known):
+            return
+        version, data = await self._open(signed)
+        if not is_kept and self._keeps(version.record.site):
+            try:
+                await self._run(lambda: self._store.commit([Item(signed)], segments_of(data)))
+            except OSError as error:
+                log.error("this peer's disk refused a version: %s", error)
+        # Asked again: another version may have been taken meanwhile.
+        if self._is_higher(signed, known):
+            known.version = version
+            site = version.record.site
+            self._highest[site] = signed
+            self._highest.move_to_end(site)
+            while len(self._highest) > HIGHEST_MAX:
+                self._highest.popitem(last=False)
+            log.info("site %s is at version %d", site, version.record.seq)
+
+    def _is_higher(self, signed: Signed, known: _Known) -> bool:
+        if known.version is not None:
+            return _order(signed) > _order(known.version.signed)
+        highest = self._highest.get(signed.record.site)
+        return highest is None or _order(signed) >= _order(highest)
+
+    async def _open(self, signed: Signed) -> tuple[SiteVersion, bytes]:
+        """Fetch a version's manifest and read it; the version, and the manifest's bytes."""
         record = signed.record
         assert isinstance(record, SiteRecord)  # noqa: S101 - `_site_record` and the store see to it
-        site = record.site
         key = record_key(record)
         data = await self._reader.read_all(Source(record.manifest, lambda _: key))
         try:
-            manifest = Manifest.decode(data)
+            manifest = await self._run(lambda: Manifest.decode(data))
         except InvalidManifestError as error:
             raise UnavailableError(f"the site's manifest makes no sense: {error}") from None
-        if manifest.site != site or manifest.seq != record.seq:
+        if manifest.site != record.site or manifest.seq != record.seq:
             raise UnavailableError("the site's manifest is another version's")
-        if self._keeps(site):
-            await self._run(lambda: self._store.commit([Item(signed)], segments_of(data)))
-        return SiteVersion(signed, record, manifest)
+        return SiteVersion(signed, record, manifest), data
 
 
 def _site_record(value: bytes, site: SiteId) -> Signed | None:
@@ -194,7 +219,3 @@ def _site_record(value: bytes, site: SiteId) -> Signed | None:
 def _order(signed: Signed) -> tuple[int, bytes]:
     """Of two records of one seq every peer takes the same one, as the store does."""
     return signed.record.seq, signed.value
-
-
-def _is_newer(signed: Signed, than: SiteVersion | None) -> bool:
-    return than is None or _order(signed) > _order(than.signed)
