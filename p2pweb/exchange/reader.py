@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from p2pweb.address import Address, format_address
-from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BLOCKS, BlobId, SegmentData
+from p2pweb.blobs import (
+    BLOCK_BYTES,
+    SEGMENT_BLOCKS,
+    SEGMENT_BYTES,
+    BlobId,
+    InvalidBlockError,
+    SegmentData,
+)
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, RemoteError, UnavailableError
 from p2pweb.exchange.client import PeerClient
@@ -26,6 +33,9 @@ log = logging.getLogger("p2pweb.exchange")
 
 # What a visitor's browser needs at once of a busy small site; the system's page cache has the rest.
 CACHE_BYTES = 32 * 1024 * 1024
+CACHED_BLOB_BYTES_MAX = CACHE_BYTES // 8
+# In place of a block's number: the blob's joined hashes.
+HASHES = -1
 # The first block alone, so that the visitor sees something; then 1 MiB a request, which keeps
 # a long way busy and can still be given up cheaply.
 FETCH_BLOCKS = 4
@@ -98,54 +108,55 @@ class BlobReader:
     async def read(self, source: Source, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to `stop`, proved, in chunks of up to 256 KiB.
 
-        The next blocks are fetched while the consumer takes these. UnavailableError where no
-        holder could be found that has them.
+        What comes from holders is asked for while the consumer takes what came before.
+        UnavailableError where no holder could be found that has them.
         """
         blob = source.blob
-        last = max(start, stop - 1) // BLOCK_BYTES
-        groups = _groups(start // BLOCK_BYTES, last)
-        hashes = await self._hashes(source)
+        block, end = start // BLOCK_BYTES, max(start, stop - 1) // BLOCK_BYTES + 1
         ahead: asyncio.Task[list[bytes]] | None = None
+        length = 1
         try:
-            for index, group in enumerate(groups):
-                blocks = await (ahead or self._group(source, hashes, group))
-                ahead = None
-                if index + 1 < len(groups):
-                    ahead = asyncio.ensure_future(self._group(source, hashes, groups[index + 1]))
-                for number, block in zip(group, blocks, strict=True):
-                    offset = number * BLOCK_BYTES
-                    chunk = block[max(0, start - offset) : stop - offset]
-                    if chunk or blob.size_bytes == 0:
-                        yield chunk
+            while block < end:
+                found = None if ahead else await self._here(blob, block)
+                if found is not None:
+                    blocks = [found]
+                else:
+                    wanted = _group(block, min(block + length, end))
+                    blocks = await (ahead or self._fetch(source, wanted))
+                    ahead, length = None, FETCH_BLOCKS
+                    after = block + len(blocks)
+                    if after < end and self._cache.get((blob, after)) is None:
+                        following = _group(after, min(after + length, end))
+                        ahead = asyncio.ensure_future(self._fetch(source, following))
+                for data in blocks:
+                    offset = block * BLOCK_BYTES
+                    block += 1
+                    yield data[max(0, start - offset) : stop - offset]
         finally:
             if ahead is not None:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
 
-    async def _hashes(self, source: Source) -> bytes:
-        blob = source.blob
-        if blob.block_count == 1:
-            return b""
-        cached = self._cache.get((blob, -1)) or await self._run(lambda: self._hashes_on_disk(blob))
-        if cached is not None:
-            return cached
-        hashes = await self._from_holders(
-            source, 0, lambda address: self._client.hashes(address, blob)
-        )
-        self._cache.put((blob, -1), hashes)
-        return hashes
+    # Here
 
-    async def _group(self, source: Source, hashes: bytes, group: range) -> list[bytes]:
-        """Consecutive blocks of one segment, from the nearest place."""
-        blob = source.blob
-        cached = [self._cache.get((blob, block)) for block in group]
-        found = [block for block in cached if block is not None]
-        if len(found) == len(group):
-            return found
-        key = (blob, group.start, group.stop)
+    async def _here(self, blob: BlobId, block: int) -> bytes | None:
+        """A block from memory or from this peer's disk; None where it is on neither."""
+        data = self._cache.get((blob, block))
+        if data is None:
+            data = await self._run(lambda: _if_sound(lambda: self._store.read_block(blob, block)))
+            # A long blob is streamed past the cache, lest it push out everything else.
+            if data is not None and blob.size_bytes <= CACHED_BLOB_BYTES_MAX:
+                self._cache.put((blob, block), data)
+        return data
+
+    # Elsewhere
+
+    async def _fetch(self, source: Source, group: range) -> list[bytes]:
+        """Consecutive blocks of one segment from a holder, once for all who want them."""
+        key = (source.blob, group.start, group.stop)
         fetch = self._fetches.get(key)
         if fetch is None:
-            fetch = asyncio.ensure_future(self._load(source, hashes, group))
+            fetch = asyncio.ensure_future(self._fetch_now(source, group))
             self._fetches[key] = fetch
             fetch.add_done_callback(lambda task: self._fetched(key, task))
         # One visitor who leaves must not end the fetch that others wait for.
@@ -156,40 +167,31 @@ class BlobReader:
         if not task.cancelled():
             task.exception()  # Those who still wait get it; with nobody waiting it is no news.
 
-    async def _load(self, source: Source, hashes: bytes, group: range) -> list[bytes]:
-        blob = source.blob
-        segment = group.start // SEGMENT_BLOCKS
-        blocks = await self._run(lambda: self._from_disk(blob, group))
-        if blocks is None:
-            blocks = await self._from_holders(
-                source,
-                segment,
-                lambda address: self._client.blocks(address, blob, hashes, group),
-            )
-            self._restore(source, segment)
+    async def _fetch_now(self, source: Source, group: range) -> list[bytes]:
+        blob, segment = source.blob, group.start // SEGMENT_BLOCKS
+        hashes = await self._hashes(source, segment)
+        blocks = await self._from_holders(
+            source, segment, lambda address: self._client.blocks(address, blob, hashes, group)
+        )
         for number, block in zip(group, blocks, strict=True):
             self._cache.put((blob, number), block)
+        self._restore(source, segment)
         return blocks
 
-    def _hashes_on_disk(self, blob: BlobId) -> bytes | None:
-        try:
-            return self._store.read_hashes(blob)
-        except CorruptError as error:
-            log.warning("%s", error)
-            return None
-
-    def _from_disk(self, blob: BlobId, group: range) -> list[bytes] | None:
-        blocks: list[bytes] = []
-        for number in group:
-            try:
-                block = self._store.read_block(blob, number)
-            except CorruptError as error:
-                log.warning("%s; a good copy is fetched from another peer", error)
-                return None
-            if block is None:
-                return None
-            blocks.append(block)
-        return blocks
+    async def _hashes(self, source: Source, segment: int) -> bytes:
+        """A blob's joined block hashes, from wherever a segment is."""
+        blob = source.blob
+        if blob.block_count == 1:
+            return b""
+        hashes = self._cache.get((blob, HASHES)) or await self._run(
+            lambda: _if_sound(lambda: self._store.read_hashes(blob))
+        )
+        if hashes is None:
+            hashes = await self._from_holders(
+                source, segment, lambda address: self._client.hashes(address, blob)
+            )
+        self._cache.put((blob, HASHES), hashes)
+        return hashes
 
     async def _from_holders(
         self, source: Source, segment: int, ask: Callable[[Address], Awaitable[T | None]]
@@ -289,15 +291,14 @@ class BlobReader:
 
     async def _fetch_and_keep(self, source: Source, segment: int) -> None:
         blob = source.blob
-        hashes = await self._hashes(source)
-        numbers = blob.segment_blocks(segment)
-        data: list[bytes] = []
+        start = segment * SEGMENT_BYTES
         try:
-            for group in _groups(numbers.start, numbers.stop - 1):
-                data += await self._group(source, hashes, group)
-            whole = SegmentData(blob=blob, segment=segment, hashes=hashes, data=b"".join(data))
+            hashes = await self._hashes(source, segment)
+            chunks = self.read(source, start, start + blob.segment_size(segment))
+            data = b"".join([chunk async for chunk in chunks])
+            whole = SegmentData(blob=blob, segment=segment, hashes=hashes, data=data)
             await self._run(lambda: self._store.commit([], [whole]))
-        except (UnavailableError, OSError) as error:
+        except (UnavailableError, InvalidBlockError, OSError) as error:
             log.warning("segment %d of blob %s is not back on this disk: %s", segment, blob, error)
         else:
             log.info("segment %d of blob %s is back on this disk", segment, blob)
@@ -325,16 +326,18 @@ class BlockCache:
             self._size_bytes -= len(oldest)
 
 
-def _groups(first: int, last: int) -> list[range]:
-    """Blocks `first` to `last` in ranges to fetch at once, none across a segment's end."""
-    groups: list[range] = []
-    block = first
-    while block <= last:
-        boundary = (block // SEGMENT_BLOCKS + 1) * SEGMENT_BLOCKS
-        length = FETCH_BLOCKS if groups else 1
-        groups.append(range(block, min(block + length, boundary, last + 1)))
-        block = groups[-1].stop
-    return groups
+def _if_sound(read: Callable[[], T | None]) -> T | None:
+    """What the disk has, None where it is damaged."""
+    try:
+        return read()
+    except CorruptError as error:
+        log.warning("%s; a good copy is fetched from another peer", error)
+        return None
+
+
+def _group(block: int, end: int) -> range:
+    """Blocks from `block` up to `end`, none beyond the end of its segment."""
+    return range(block, min(end, (block // SEGMENT_BLOCKS + 1) * SEGMENT_BLOCKS))
 
 
 def _nobody(faults: list[str]) -> str:
