@@ -40,11 +40,12 @@ def test_alpha_in_flight_never_rounds() -> None:
 def test_all_of_the_k_are_asked_once_the_nearest_alpha_have_answered() -> None:
     one = lookup([contact(n) for n in range(1, 10)], Settings(alpha=2, k=6, ask_tries=1))
     assert one.next_requests() == [contact(1), contact(2)]
-    one.timed_out(contact(1))
-    assert one.next_requests() == [contact(3)]
     one.answered(contact(2), [])
+    one.timed_out(contact(1))
+    # Only one of the nearest has answered yet: two slots.
+    assert one.next_requests() == [contact(3), contact(4)]
     one.answered(contact(3), [])
-    assert one.next_requests() == [contact(n) for n in (4, 5, 6, 7)]
+    assert one.next_requests() == [contact(n) for n in (5, 6, 7)]
 
 
 def test_nearer_contacts_are_asked_before_farther_ones() -> None:
@@ -104,11 +105,42 @@ def test_suspects_are_asked_last_and_once() -> None:
 def test_silent_contacts_give_way_to_the_next_nearest() -> None:
     one = lookup([contact(n) for n in range(1, 5)], Settings(k=2, ask_tries=1))
     one.next_requests()
+    one.answered(contact(2), [])
     one.timed_out(contact(1))
     assert one.next_requests() == [contact(3)]
-    one.answered(contact(2), [])
     one.answered(contact(3), [])
+    assert one.done
     assert one.closest() == (contact(2), contact(3))
+
+
+def test_while_nobody_answers_each_is_asked_again_and_again() -> None:
+    one = lookup([contact(1), contact(2)], Settings(ask_tries=1, lone_tries=4), contact(2))
+    for _ in range(4):
+        assert not one.done
+        assert one.next_requests() == [contact(1), contact(2)]
+        one.timed_out(contact(1))
+        one.timed_out(contact(2))
+    assert one.done
+    assert one.next_requests() == []
+    assert one.closest() == ()
+
+
+def test_once_somebody_answers_silence_counts_as_usual() -> None:
+    one = lookup([contact(n) for n in (1, 2, 3)], Settings(ask_tries=2, lone_tries=4))
+    assert one.next_requests() == [contact(1), contact(2), contact(3)]
+    one.timed_out(contact(1))
+    assert one.next_requests() == [contact(1)]
+    one.timed_out(contact(1))
+    # Two tries and no answer from anybody: a third.
+    assert one.next_requests() == [contact(1)]
+    one.answered(contact(3), [])
+    one.timed_out(contact(1))
+    one.timed_out(contact(2))
+    # One try and an answer from somebody: a second, and no more.
+    assert one.next_requests() == [contact(2)]
+    one.timed_out(contact(2))
+    assert one.done
+    assert one.closest() == (contact(3),)
 
 
 def test_garbage_discredits() -> None:

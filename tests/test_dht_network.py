@@ -169,6 +169,11 @@ class Network:
         heapq.heappush(self._agenda, (when, self._serial, index, data, source))
 
 
+# Full buckets and lookups of several hops, at a size that is quick to build.
+MANY = 45
+SMALL_K = Settings(k=8, small_network=16)
+
+
 def network(size: int, seed: int, *, loss: float = 0.0, settings: Settings = DEFAULTS) -> Network:
     net = Network(seed, loss=loss, settings=settings)
     for _ in range(size):
@@ -188,25 +193,25 @@ def publish(net: Network, rng: random.Random, copies: int) -> bytes:
 
 
 def test_newcomers_find_the_exact_nearest() -> None:
-    net = network(60, seed=1)
+    net = network(MANY, seed=1, settings=SMALL_K)
     rng = random.Random(1)
     for _ in range(20):
         key = rng.randbytes(20)
-        asker = rng.randrange(60)
-        others = [one for one in range(60) if one != asker]
+        asker = rng.randrange(MANY)
+        others = [one for one in range(MANY) if one != asker]
         others.sort(key=lambda n: distance(net.peers[n].own, key))
-        assert list(net.nodes(asker, key)) == [net.contact(n) for n in others[:20]]
+        assert list(net.nodes(asker, key)) == [net.contact(n) for n in others[:8]]
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.05])
 def test_hits_complete_with_thirty_percent_dead(loss: float) -> None:
-    net = network(100, seed=2, loss=loss)
+    net = network(MANY, seed=2, loss=loss, settings=SMALL_K)
     rng = random.Random(2)
     keys = [publish(net, rng, copies=8) for _ in range(40)]
-    net.dead = set(rng.sample(range(1, 100), 30))
+    net.dead = set(rng.sample(range(1, MANY), MANY * 3 // 10))
     first: list[float] = []
     for key in keys:
-        asker = rng.choice([n for n in range(100) if n not in net.dead])
+        asker = rng.choice([n for n in range(MANY) if n not in net.dead])
         if key in net.shelves[asker].values:
             continue
         found, whole = net.values(asker, key)
@@ -222,12 +227,12 @@ def test_hits_complete_with_thirty_percent_dead(loss: float) -> None:
 
 
 def test_miss_is_proven_without_waiting_for_the_dead() -> None:
-    net = network(100, seed=3)
+    net = network(MANY, seed=3, settings=SMALL_K)
     rng = random.Random(3)
-    net.dead = set(rng.sample(range(1, 100), 30))
+    net.dead = set(rng.sample(range(1, MANY), MANY * 3 // 10))
     waits = []
     for _ in range(20):
-        asker = rng.choice([n for n in range(100) if n not in net.dead])
+        asker = rng.choice([n for n in range(MANY) if n not in net.dead])
         found, whole = net.values(asker, rng.randbytes(20))
         assert found == []
         waits.append(whole)
@@ -235,9 +240,9 @@ def test_miss_is_proven_without_waiting_for_the_dead() -> None:
 
 
 def test_same_seed_same_datagrams() -> None:
-    one, other = network(30, seed=4, loss=0.1), network(30, seed=4, loss=0.1)
+    one, other, third = (network(15, seed=seed, loss=0.1) for seed in (4, 4, 5))
     assert one.trace == other.trace
-    assert one.trace != network(30, seed=5, loss=0.1).trace
+    assert one.trace != third.trace
 
 
 def test_silence_is_noticed_and_a_return_reported() -> None:
@@ -284,22 +289,22 @@ def test_halves_of_a_parted_network_meet_again() -> None:
 
 
 def test_idle_network_is_quiet() -> None:
-    net = network(20, seed=9)
+    net = network(12, seed=9)
     net.trace.clear()
     net.run(net.now + 600.0)
     spent = sum(size for _, _, size in net.trace)
     # A ping and a pong each for 5 s, and what others ask of us: about 20 bytes a second.
-    assert spent / 600.0 / 20 < 25
+    assert spent / 600.0 / 12 < 25
 
 
 def test_buckets_are_refreshed_hourly() -> None:
     net = network(5, seed=10)
     net.trace.clear()
-    net.run(net.now + 2 * 3_600.0)
+    net.run(net.now + 1.2 * 3_600.0)
     # The only questions longer than a ping (50 bytes) are those of refreshing lookups.
     lookups = [when for when, _, size in net.trace if size == 77]
     assert lookups
-    assert len(lookups) < 5 * 2 * 10 * 20
+    assert len(lookups) < 5 * 10 * 20
 
 
 def test_restart_under_a_new_id_replaces_the_old_one() -> None:

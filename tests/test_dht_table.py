@@ -240,3 +240,73 @@ def test_refresh_of_the_innermost_bucket() -> None:
     closest = Contact(NodeId(bytes(19) + b"\x01"), ("192.0.2.1", 1))
     known.proved(closest, RTT, 0.0)
     assert known.stale_keys(1.0, random.Random(1), idle_s=0.0)[0] == closest.id
+
+
+def test_an_address_that_answers_under_many_ids_is_in_the_table_once() -> None:
+    """Found by `test_books_balance`: the ids that wait are no heirs of their own address."""
+    options = Settings(k=1, small_network=1)
+    known = table(options, 200)
+    # Both wait behind 200 for its place, at one address; the later gets it.
+    known.proved(contact(201, port=7), RTT, 0.0)
+    known.proved(contact(202, port=7), RTT, 0.0)
+    now = strike_out(known, contact(200), 1.0, options)
+    assert [entry.contact for entry in known] == [contact(202, port=7)]
+    # The one that still waits evicts it, and inherits nothing beside what it is given.
+    assert known.proved(contact(201, port=7), RTT, now) == [
+        ContactDown(contact(202, port=7), Why.REPLACED),
+        ContactUp(contact(201, port=7)),
+    ]
+    assert known.nearest(OWN, 9) == [contact(201, port=7)]
+    strike_out(known, contact(201, port=7), now + 1.0, options)
+    assert known.nearest(OWN, 9) == []
+
+
+def test_a_replacement_that_moved_waits_at_its_new_address_unmeasured() -> None:
+    options = Settings(k=1, small_network=1)
+    known = table(options, 200)
+    known.proved(contact(201), RTT, 0.0)
+    known.proved(contact(201, port=9), 3 * RTT, 0.0)
+    assert not known.knows(contact(201))
+    strike_out(known, contact(200), 1.0, options)
+    entry = known.at(("192.0.2.1", 9))
+    assert entry is not None
+    assert entry.rtt.smoothed_s == 3 * RTT
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["proved", "proved", "answered", "missed", "due"]),
+        st.sampled_from([1, 2, 100, 200, 201, 202, 203, 204]),
+        st.integers(1, 4),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps)
+def test_books_balance(history: list[tuple[str, int, int]]) -> None:
+    """A few ids at fewer addresses claim one another's places in a table that is too small."""
+    options = Settings(k=2, small_network=2, replacements_max=2, strikes_max=3, gone_max=2)
+    known = Table(OWN, options, 0.0)
+    for now, (what, number, port) in enumerate(history, 1):
+        one = contact(number, port)
+        if what == "proved":
+            known.proved(one, RTT, now)
+        elif what == "answered":
+            known.answered(one, RTT, now)
+        elif what == "missed":
+            known.missed(one, now, now)
+        else:
+            known.due(now)
+        entries = list(known)
+        assert len({entry.contact.id for entry in entries}) == len(known)
+        assert len({entry.contact.address for entry in entries}) == len(known)
+        for entry in entries:
+            assert known.at(entry.contact.address) is entry
+            assert known._waiting(entry.contact.id) is None
+        assert sorted(known.nearest(OWN, 99), key=lambda each: each.id) == sorted(
+            (entry.contact for entry in entries), key=lambda each: each.id
+        )
+        assert sum(known._sizes) == len(known)
+        assert all(len(waiting) <= 2 for waiting in known._replacements.values())

@@ -1,5 +1,7 @@
 """Datagrams: what stock nodes send is read, everything else is malformed, nothing else happens."""
 
+from contextlib import suppress
+
 import pytest
 import umsgpack
 from hypothesis import example, given, settings
@@ -189,27 +191,23 @@ plain = st.recursive(
 bodies = st.binary(max_size=200) | plain.map(umsgpack.packb)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300) | bodies.map(lambda body: b"\x00" + MESSAGE + body))
 @example(b"\x00" + MESSAGE + b"\x81" * 8_000)
 def test_no_datagram_raises_anything_else(data: bytes) -> None:
-    try:
+    with suppress(MalformedError):
         wire.decode(data)
-    except MalformedError:
-        pass
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from([question for question, _ in QUESTIONS]), bodies)
 @example(wire.FindValue(ID, KEY), b"")
 @example(wire.FindValue(ID, KEY), b"\x82\xa5value\xc4\x01v\xa1x" + b"\x91" * 8_000)
 @example(wire.FindNode(ID, KEY), b"\x91" * 8_000)
 @example(wire.Store(ID, KEY, b""), b"\x81\xa1x\xc7\x05\xff12345")
 def test_no_answer_raises_anything_else(question: wire.Question, body: bytes) -> None:
-    try:
+    with suppress(MalformedError):
         wire.decode_answer(question, body)
-    except MalformedError:
-        pass
 
 
 @settings(max_examples=200, deadline=None)
@@ -220,7 +218,5 @@ def test_mutated_questions_are_read_or_malformed(
     data = bytearray(wire.encode_question(MESSAGE, pair[0]))
     data[at % len(data)] = byte
     for end in (len(data), at % len(data)):
-        try:
+        with suppress(MalformedError):
             wire.decode(bytes(data[:end]))
-        except MalformedError:
-            pass

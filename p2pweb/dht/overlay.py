@@ -271,6 +271,10 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         except OSError as error:
             await self._close_doors()
             raise OSError(error.errno, f"cannot listen on {host}:{port}/udp: {error}") from error
+        if self._closed:
+            # Closed while the sockets were being opened.
+            await self._close_doors()
+            raise OverlayClosedError("the overlay is closed")
         if not self._doors:
             raise OSError("no address to listen on")
         self.addresses = [door.address for door in self._doors]

@@ -7,12 +7,12 @@ and finds it again in the action that ends the call.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from p2pweb.dht import wire
 from p2pweb.dht.asking import Asker
+from p2pweb.dht.chance import Rng
 from p2pweb.dht.contact import Address, Contact, NodeId
 from p2pweb.dht.events import Action, Ponged, Send, StoreDone
 from p2pweb.dht.lookups import Lookups, Run
@@ -51,7 +51,7 @@ class Peer:
         own: NodeId,
         records: Records,
         *,
-        rng: random.Random,
+        rng: Rng,
         entropy: Callable[[int], bytes],
         settings: Settings,
         now: float,
@@ -237,7 +237,8 @@ class Peer:
                 proved = Contact(answer.id, query.address)
                 self._asker.actions += self.table.proved(proved, rtt_s, now)
             self._lookups.identified(query.address, answer.id, now)
-        elif query.contact is not None:
+        else:
+            assert query.contact is not None  # noqa: S101 - a mere address is only ever pinged
             self.table.answered(query.contact, rtt_s, now)
             # It answers, but only a pong says under which id.
             self._introduce(query.contact, now)

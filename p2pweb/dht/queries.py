@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -39,10 +38,6 @@ class Queries(Generic[Owner]):
 
     def __len__(self) -> int:
         return len(self._on_time) + len(self._late)
-
-    def __iter__(self) -> Iterator[Query[Owner]]:
-        """Every query whose answer is still on time."""
-        return iter(self._on_time.values())
 
     def make_room(self) -> bool:
         """Whether one more may be added; the one late for longest goes if that makes room."""

@@ -14,9 +14,8 @@ MEAN_WEIGHT = 1 / 8
 VARIATION_WEIGHT = 1 / 4
 VARIATIONS_ALLOWED = 4
 
-
 # A late answer may have been held back until we had proved our address: it counts as no more than
-# this many timeouts, so one cannot spoil the estimate, while a path that became slow is soon learnt.
+# this many timeouts, so one cannot spoil the estimate, and a path that became slow is soon learnt.
 LATENESS_MAX = 2
 
 

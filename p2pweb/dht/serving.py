@@ -67,10 +67,10 @@ class Service:
                 return self._store(asked.message_id, key, value, address)
             case wire.FindNode(sender, key):
                 return self._nodes(asked.message_id, sender, key, address)
-            case wire.FindValue(sender, key):
-                held = self.records.find(key)
+            case question:
+                held = self.records.find(question.key)
                 if held is None:
-                    return self._nodes(asked.message_id, sender, key, address)
+                    return self._nodes(asked.message_id, question.sender, question.key, address)
                 return self._value(asked.message_id, held)
 
     def _store(self, message_id: bytes, key: bytes, value: bytes | None, sender: Address) -> bytes:

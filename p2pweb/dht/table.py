@@ -12,12 +12,12 @@ elsewhere waits until the known address is silent.
 
 from __future__ import annotations
 
-import random
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from p2pweb.dht.chance import Rng
 from p2pweb.dht.contact import ID_BITS, ID_BYTES, Address, Contact, NodeId, distance
 from p2pweb.dht.deadlines import Deadlines
 from p2pweb.dht.events import (
@@ -129,10 +129,12 @@ class Table:
                 return events
             events += self._follow(entry, contact, now)
         else:
+            # Out of the queue before anybody is promoted from it, lest it be admitted twice.
+            newcomer = self._newcomer(contact, now) if entry is None else None
             # The address speaks for itself: whoever was there before is gone.
             events += self._evict(contact, now)
-            if entry is None:
-                events += self._admit(contact, now)
+            if newcomer is not None:
+                events += self._admit(newcomer, now)
         self.answered(contact, rtt_s, now)
         return events
 
@@ -229,7 +231,7 @@ class Table:
         if key != self._own:
             self._touched[self._bucket(key)] = now
 
-    def stale_keys(self, now: float, rng: random.Random, *, idle_s: float) -> list[bytes]:
+    def stale_keys(self, now: float, rng: Rng, *, idle_s: float) -> list[bytes]:
         """A random key in each bucket that saw no lookup for `idle_s` (Kademlia §2.3).
 
         Buckets nearer than the nearest contact are empty in the whole network, as far as we know.
@@ -256,14 +258,20 @@ class Table:
         small = len(self._entries) < self._settings.small_network
         return small or self._sizes[bucket] < self._settings.k
 
-    def _admit(self, contact: Contact, now: float) -> list[Event]:
-        entry = Entry(contact, Rtt(self._settings), now)
-        bucket = self._bucket(contact.id)
-        waiting = self._replacements.setdefault(bucket, OrderedDict())
-        entry = waiting.pop(contact.id, entry)
-        entry.contact = contact
+    def _newcomer(self, contact: Contact, now: float) -> Entry:
+        """The entry of a contact that has no place yet, taken from the replacements or made."""
+        entry = self._waiting(contact.id)
+        if entry is not None:
+            del self._replacements[self._bucket(contact.id)][contact.id]
+            if entry.contact == contact:
+                return entry
+        return Entry(contact, Rtt(self._settings), now)
+
+    def _admit(self, entry: Entry, now: float) -> list[Event]:
+        bucket = self._bucket(entry.contact.id)
         if not self._room(bucket):
-            waiting[contact.id] = entry
+            waiting = self._replacements.setdefault(bucket, OrderedDict())
+            waiting[entry.contact.id] = entry
             if len(waiting) > self._settings.replacements_max:
                 waiting.popitem(last=False)
             return []
@@ -300,8 +308,9 @@ class Table:
         waiting = self._replacements.get(bucket)
         while waiting and self._room(bucket):
             _, entry = waiting.popitem()
-            # Another id may have taken over that address since.
-            if entry.contact.address not in self._by_address:
+            # Another id may have taken over that address since, or is about to.
+            address = entry.contact.address
+            if address != lost.address and address not in self._by_address:
                 event = self._insert(entry, now)
                 # It was silent for as long as it waited: it is asked soon.
                 self._entries.move_to_end(entry.contact.id, last=False)

@@ -203,7 +203,7 @@ def encode_question(message_id: bytes, question: Question) -> bytes:
             content = ("find_value", (sender, key))
         case Store(sender, key, value):
             content = ("store", (sender, key, value))
-        case Stun():
+        case _:
             content = ("stun", ())
     return QUESTION_TYPE + message_id + _encoder.encode(content)
 
@@ -249,7 +249,7 @@ def decode_answer(question: Question, body: bytes) -> Answer:
             if body[:1] in MAP_TYPES:
                 return _decode_value(body)
             return _decode_nodes(body)
-        case Stun():
+        case _:
             raise MalformedError("nobody asks this")
 
 

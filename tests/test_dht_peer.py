@@ -1,0 +1,483 @@
+"""One pure peer, driven by hand: what it sends, when, and what it makes of what comes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import pytest
+import umsgpack
+
+from p2pweb.dht import wire
+from p2pweb.dht.contact import Address, Contact, NodeId
+from p2pweb.dht.events import (
+    Action,
+    ContactDown,
+    ContactUp,
+    Found,
+    LookupDone,
+    Ponged,
+    Send,
+    StoreDone,
+    Why,
+    Yielded,
+)
+from p2pweb.dht.peer import Peer
+from p2pweb.dht.serving import Held
+from p2pweb.dht.settings import DEFAULTS, Settings
+
+OWN = NodeId(bytes(20))
+KEY = bytes(20)
+MESSAGE = b"m" * 20
+RTT = 0.01
+
+
+def contact(number: int, port: int | None = None) -> Contact:
+    """The smaller the number, the nearer to OWN and to KEY."""
+    return Contact(NodeId(number.to_bytes(20, "big")), ("192.0.2.1", port or 1_000 + number))
+
+
+class Records:
+    def __init__(self) -> None:
+        self.held: dict[bytes, Held] = {}
+
+    def find(self, key: bytes) -> Held | None:
+        return self.held.get(key)
+
+    def store(self, key: bytes, value: bytes, sender: Address) -> bool | Mapping[str, wire.Plain]:
+        return True
+
+
+class Bench:
+    """A peer, its clock, and whatever it decided last."""
+
+    def __init__(self, settings: Settings = DEFAULTS) -> None:
+        rng = random.Random(7)
+        self.now = 100.0
+        self.records = Records()
+        self.peer = Peer(
+            OWN,
+            self.records,
+            rng=rng,
+            entropy=rng.randbytes,
+            settings=settings,
+            now=self.now,
+        )
+
+    def receive(self, data: bytes, address: Address) -> list[Action]:
+        return self.peer.receive(data, address, self.now)
+
+    def asked(self, question: wire.Question, address: Address) -> list[Action]:
+        return self.receive(wire.encode_question(MESSAGE, question), address)
+
+    def reply(self, sent: Action, body: object, *, source: Address | None = None) -> list[Action]:
+        """Answer a datagram that the peer sent."""
+        assert isinstance(sent, Send)
+        data = b"\x01" + sent.data[1:21] + umsgpack.packb(body)
+        return self.receive(data, source or sent.address)
+
+    def know(self, *contacts: Contact) -> None:
+        """Have the peer learn of contacts, each proved by its pong."""
+        for number, one in enumerate(contacts):
+            (ping,) = self.peer.ping(-1 - number, one.address, self.now)
+            self.now += RTT
+            assert ContactUp(one) in self.reply(ping, one.id)
+
+    def pass_time(self, until: float) -> list[Action]:
+        """Let every timer fire; what was decided meanwhile."""
+        actions: list[Action] = []
+        while (when := self.peer.next_timer()) <= until:
+            self.now = max(self.now, when)
+            actions += self.peer.handle_timer(self.now)
+        self.now = until
+        return actions
+
+
+def questions(actions: list[Action]) -> list[tuple[wire.Question, Address]]:
+    """The questions among the actions, and whom they go to."""
+    found: list[tuple[wire.Question, Address]] = []
+    for action in actions:
+        if isinstance(action, Send) and action.data[:1] == wire.QUESTION_TYPE:
+            asked = wire.decode(action.data)
+            assert isinstance(asked, wire.Asked)
+            found.append((asked.question, action.address))
+    return found
+
+
+def sends(actions: list[Action]) -> list[Send]:
+    return [action for action in actions if isinstance(action, Send)]
+
+
+# --- pings and stores of a caller ---
+
+
+def test_ping_ends_in_the_id_and_the_round_trip() -> None:
+    bench = Bench()
+    (sent,) = bench.peer.ping(1, contact(9).address, bench.now)
+    bench.now += 0.25
+    assert bench.reply(sent, contact(9).id) == [
+        ContactUp(contact(9)),
+        Ponged(1, contact(9).id, pytest.approx(0.25)),
+    ]
+    # The same answer once more belongs to no question.
+    assert bench.reply(sent, contact(9).id) == []
+
+
+def test_ping_is_sent_three_times_each_more_patient_then_it_is_silence() -> None:
+    bench = Bench()
+    first = bench.peer.ping(1, contact(9).address, bench.now)
+    started, times = bench.now, []
+    for _ in range(2):
+        bench.now = bench.peer.next_timer()
+        (again,) = sends(bench.peer.handle_timer(bench.now))
+        assert again.address == contact(9).address
+        assert again != first[0]
+        times.append(bench.now - started)
+    assert times == pytest.approx([0.5, 1.5])
+    bench.now = started + 3.5
+    assert bench.peer.handle_timer(bench.now)[-1] == Ponged(1, None, None)
+    # Late answers are still the table's business, though nobody awaits them.
+    assert bench.reply(first[0], contact(9).id) == [ContactUp(contact(9))]
+
+
+def test_late_answer_ends_the_call_and_its_second_try_ends_in_silence() -> None:
+    bench = Bench()
+    (first,) = bench.peer.ping(1, contact(9).address, bench.now)
+    assert len(questions(bench.pass_time(bench.now + 0.6))) >= 1
+    assert bench.reply(first, contact(9).id)[-1] == Ponged(1, contact(9).id, pytest.approx(0.6))
+    later = bench.pass_time(bench.now + 3.0)
+    assert not [action for action in later if isinstance(action, Ponged)]
+    assert not bench.peer.table.suspect(contact(9))
+
+
+def test_answer_from_another_address_or_to_no_question_is_ignored() -> None:
+    bench = Bench()
+    (sent,) = bench.peer.ping(1, contact(9).address, bench.now)
+    assert bench.reply(sent, contact(9).id, source=("192.0.2.66", 6)) == []
+    assert bench.receive(b"\x01" + MESSAGE + b"\xc3", contact(9).address) == []
+    assert len(bench.peer.table) == 0
+
+
+def test_pong_of_our_own_id_teaches_nothing() -> None:
+    bench = Bench()
+    (sent,) = bench.peer.ping(1, contact(9).address, bench.now)
+    assert bench.reply(sent, OWN) == [Ponged(1, OWN, 0.0)]
+    assert len(bench.peer.table) == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"), [(True, True), (False, False), ({"stale": 3}, {"stale": 3}), (7, None)]
+)
+def test_store_ends_in_what_the_contact_says(body: object, answer: wire.StoreAnswer | None) -> None:
+    bench = Bench()
+    bench.know(contact(9))
+    (sent,) = bench.peer.store(1, contact(9), KEY, b"value", bench.now)
+    assert questions([sent]) == [(wire.Store(OWN, KEY, b"value"), contact(9).address)]
+    assert bench.reply(sent, body) == [StoreDone(1, answer)]
+
+
+def test_store_to_the_silent_ends_in_none_after_two_tries() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    actions = bench.peer.store(1, contact(9), KEY, b"value", bench.now)
+    actions += bench.pass_time(bench.now + 1.5)
+    assert questions(actions) == [(wire.Store(OWN, KEY, b"value"), contact(9).address)] * 2
+    assert actions[-1] == StoreDone(1, None)
+
+
+def test_calls_beyond_the_pool_end_at_once() -> None:
+    bench = Bench(Settings(queries_max=1))
+    assert len(bench.peer.ping(1, contact(9).address, bench.now)) == 1
+    assert bench.peer.ping(2, contact(8).address, bench.now) == [Ponged(2, None, None)]
+    assert bench.peer.store(3, contact(8), KEY, b"", bench.now) == [StoreDone(3, None)]
+
+
+def test_no_action_names_a_cancelled_call() -> None:
+    bench = Bench()
+    (answered,) = bench.peer.ping(1, contact(9).address, bench.now)
+    bench.peer.ping(2, contact(8).address, bench.now)
+    assert bench.peer.cancel(1, bench.now) == []
+    assert bench.peer.cancel(2, bench.now) == []
+    assert bench.peer.cancel(2, bench.now) == []
+    assert bench.reply(answered, contact(9).id) == [ContactUp(contact(9))]
+    later = bench.pass_time(bench.now + 4.0)
+    assert not [action for action in later if isinstance(action, Ponged)]
+
+
+# --- lookups ---
+
+
+def test_lookup_with_nobody_to_ask_ends_at_once() -> None:
+    bench = Bench()
+    assert bench.peer.find_node(1, KEY, bench.now) == [LookupDone(1, ())]
+    assert bench.peer.find_value(2, KEY, bench.now) == [LookupDone(2, ())]
+
+
+def test_lookup_follows_what_it_hears_to_the_nearest() -> None:
+    bench = Bench()
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    assert questions([sent]) == [(wire.FindNode(OWN, KEY), contact(50).address)]
+    near = contact(9)
+    (sent,) = [
+        one
+        for one in sends(bench.reply(sent, [[near.id, *near.address]]))
+        if isinstance(questions([one])[0][0], wire.FindNode)
+    ]
+    assert sent.address == near.address
+    actions = bench.reply(sent, [])
+    assert LookupDone(1, (near, contact(50))) in actions
+    # Who answered without ever having said who it is, is asked just that.
+    assert questions(actions) == [(wire.Ping(OWN), near.address)]
+
+
+def test_values_are_yielded_as_they_come_and_the_lookup_goes_on() -> None:
+    bench = Bench()
+    bench.know(contact(8), contact(9))
+    one, other = sends(bench.peer.find_value(1, KEY, bench.now))
+    found = Found(contact(8), b"value", {"seq": 2})
+    assert bench.reply(one, {"value": b"value", "seq": 2}) == [Yielded(1, found)]
+    assert bench.reply(other, []) == [LookupDone(1, (contact(8), contact(9)))]
+
+
+def test_a_contact_asked_twice_that_answers_twice_counts_once() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    bench.know(contact(8), contact(9))
+    first, other = sends(bench.peer.find_value(1, KEY, bench.now))
+    later = sends(bench.pass_time(bench.now + 0.05))
+    again = next(one for one in later if one.address == first.address)
+    assert isinstance(bench.reply(first, {"value": b"value"})[0], Yielded)
+    assert bench.reply(again, {"value": b"value"}) == []
+    assert bench.reply(other, [])[-1] == LookupDone(1, (contact(8), contact(9)))
+
+
+def test_garbage_discredits_and_is_counted() -> None:
+    bench = Bench()
+    bench.know(contact(8), contact(9))
+    one, other = sends(bench.peer.find_value(1, KEY, bench.now))
+    before = bench.peer.malformed
+    assert bench.reply(one, 7) == []
+    assert bench.peer.malformed == before + 1
+    assert bench.peer.table.suspect(contact(8))
+    assert bench.reply(other, [])[-1] == LookupDone(1, (contact(9),))
+
+
+def test_lookups_beyond_the_limit_wait_and_may_be_cancelled_meanwhile() -> None:
+    bench = Bench(Settings(lookups_max=1))
+    bench.know(contact(9))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    assert bench.peer.find_node(2, KEY, bench.now) == []
+    assert bench.peer.find_value(3, KEY, bench.now) == []
+    assert bench.peer.cancel(2, bench.now) == []
+    done, asked = bench.reply(sent, [])
+    assert done == LookupDone(1, (contact(9),))
+    assert questions([asked]) == [(wire.FindValue(OWN, KEY), contact(9).address)]
+
+
+def test_a_cancelled_lookup_makes_room_and_hears_nothing_more() -> None:
+    bench = Bench(Settings(lookups_max=1, probe_every_s=1_000.0))
+    bench.know(contact(8), contact(9))
+    one, late = sends(bench.peer.find_node(1, KEY, bench.now))
+    bench.peer.find_value(2, KEY, bench.now)
+    assert len(questions(bench.peer.cancel(1, bench.now))) == 2
+    assert bench.reply(one, [[contact(3).id, *contact(3).address]]) == []
+    bench.peer.cancel(2, bench.now)
+    assert not questions(bench.pass_time(bench.now + 0.5))[2:]
+    assert late.address == contact(9).address
+
+
+def test_lookup_whose_questions_cannot_go_out_ends() -> None:
+    bench = Bench(Settings(queries_max=1, lone_tries=2))
+    bench.know(contact(8), contact(9))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    assert bench.reply(sent, [])[-1] == LookupDone(1, (contact(8),))
+
+
+def test_rumours_give_way_to_what_the_table_knows_first_hand() -> None:
+    bench = Bench()
+    bench.know(contact(50), contact(9))
+    sent = {one.address: one for one in sends(bench.peer.find_node(1, KEY, bench.now))}
+    rumours = [
+        # Another id at the address of 9, 9 itself at another address, and one that is news.
+        [contact(8).id, *contact(9).address],
+        [contact(9).id, "192.0.2.66", 66],
+        [contact(10).id, *contact(10).address],
+    ]
+    asked = questions(bench.reply(sent[contact(50).address], rumours))
+    assert asked == [(wire.FindNode(OWN, KEY), contact(10).address)]
+
+
+def test_who_turns_out_to_be_another_is_no_longer_believed() -> None:
+    bench = Bench()
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    impostor = contact(7, port=66)
+    actions = bench.reply(sent, [[impostor.id, *impostor.address]])
+    (asked,) = [one for one in sends(actions) if one.address == impostor.address]
+    (ping,) = bench.peer.ping(2, impostor.address, bench.now)
+    assert bench.reply(ping, contact(60).id) == [
+        ContactUp(contact(60, port=66)),
+        LookupDone(1, (contact(50),)),
+        Ponged(2, contact(60).id, 0.0),
+    ]
+    assert not [one for one in bench.reply(asked, []) if isinstance(one, LookupDone)]
+
+
+def test_a_discredited_contact_makes_room_for_another() -> None:
+    bench = Bench(Settings(alpha=1))
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    rows = [[contact(7).id, "192.0.2.66", 66], [contact(9).id, *contact(9).address]]
+    bench.reply(sent, rows)
+    (ping,) = bench.peer.ping(2, ("192.0.2.66", 66), bench.now)
+    asked = questions(bench.reply(ping, contact(60).id))
+    assert asked == [(wire.FindNode(OWN, KEY), contact(9).address)]
+
+
+# --- questions of others ---
+
+STRANGER = contact(9)
+
+
+def test_malformed_datagrams_are_counted_and_nothing_else() -> None:
+    bench = Bench()
+    assert bench.receive(b"", STRANGER.address) == []
+    assert bench.receive(b"\x00" * 60, STRANGER.address) == []
+    assert bench.peer.malformed == 2
+
+
+def test_a_stranger_is_answered_and_asked_who_it_is_its_pong_opens_the_table() -> None:
+    bench = Bench()
+    long_enough = wire.Store(STRANGER.id, KEY, b"v" * 100)
+    answer, ping = bench.asked(long_enough, STRANGER.address)
+    assert answer == Send(b"\x01" + MESSAGE + b"\xc3", STRANGER.address)
+    assert questions([ping]) == [(wire.Ping(OWN), STRANGER.address)]
+    assert len(bench.peer.table) == 0
+    assert bench.reply(ping, STRANGER.id) == [ContactUp(STRANGER)]
+    # Now that it is known, it is only answered.
+    assert bench.asked(long_enough, STRANGER.address) == [answer]
+
+
+def test_a_stranger_that_is_being_asked_is_not_asked_again() -> None:
+    bench = Bench()
+    question = wire.Ping(STRANGER.id)
+    assert len(bench.asked(question, STRANGER.address)) == 2
+    assert len(bench.asked(question, STRANGER.address)) == 1
+    bench.pass_time(bench.now + 1.0)
+    # Nor soon after it was silent.
+    assert len(bench.asked(question, STRANGER.address)) == 1
+    bench.pass_time(bench.now + DEFAULTS.introduction_pause_s)
+    assert len(bench.asked(question, STRANGER.address)) == 2
+
+
+def test_who_claims_our_own_id_is_nobody_to_remember() -> None:
+    bench = Bench()
+    assert len(bench.asked(wire.Ping(OWN), STRANGER.address)) == 1
+
+
+def test_an_address_that_proved_itself_under_another_id_is_asked_once_more() -> None:
+    bench = Bench()
+    bench.know(STRANGER)
+    actions = bench.asked(wire.Ping(contact(5).id), STRANGER.address)
+    assert questions(actions) == [(wire.Ping(OWN), STRANGER.address)]
+    assert bench.reply(actions[-1], contact(5).id) == [
+        ContactDown(STRANGER, Why.REPLACED),
+        ContactUp(contact(5, port=1_009)),
+    ]
+
+
+def test_long_answers_wait_until_the_address_is_proved() -> None:
+    bench = Bench()
+    bench.records.held[KEY] = Held(b"v" * 1_000)
+    actions = bench.asked(wire.FindValue(STRANGER.id, KEY), STRANGER.address)
+    assert questions(actions) == [(wire.Ping(OWN), STRANGER.address)]
+    assert len(actions) == 1
+    # The question once more, while the stranger is being asked.
+    assert bench.asked(wire.FindValue(STRANGER.id, KEY), STRANGER.address) == []
+    up, one, other = bench.reply(actions[0], STRANGER.id)[::-1]
+    assert up == ContactUp(STRANGER)
+    assert one == other
+    assert isinstance(one, Send)
+    assert len(one.data) > 1_000
+
+
+def test_an_answer_without_room_for_a_ping_beside_it_is_sent_alone_if_nobody_can_be_asked() -> None:
+    bench = Bench(Settings(proofs_max=1))
+    bench.asked(wire.Ping(contact(8).id), contact(8).address)
+    question = wire.FindValue(STRANGER.id, KEY)
+    size = len(wire.encode_question(MESSAGE, question))
+    # Just too long with a ping, short enough without, and the pool of pings is full.
+    bench.records.held[KEY] = Held(b"v" * (DEFAULTS.amplification_max * size - 50))
+    (answer,) = bench.asked(question, STRANGER.address)
+    assert isinstance(answer, Send)
+    assert len(answer.data) <= DEFAULTS.amplification_max * size
+    # Too long either way: nothing at all.
+    bench.records.held[KEY] = Held(b"v" * 1_000)
+    assert bench.asked(question, STRANGER.address) == []
+
+
+def test_a_question_shorter_than_our_ping_brings_about_none() -> None:
+    bench = Bench()
+    (answer,) = bench.asked(wire.Stun(), STRANGER.address)
+    assert isinstance(answer, Send)
+    assert umsgpack.unpackb(answer.data[21:]) == list(STRANGER.address)
+    # From a proved address as well.
+    bench.know(STRANGER)
+    assert bench.asked(wire.Stun(), STRANGER.address) == [answer]
+
+
+def test_garbage_instead_of_a_pong_proves_the_address_and_no_id() -> None:
+    bench = Bench()
+    _, ping = bench.asked(wire.Ping(STRANGER.id), STRANGER.address)
+    assert bench.reply(ping, 7) == []
+    assert len(bench.peer.table) == 0
+
+
+# --- upkeep ---
+
+
+def test_the_stalest_contact_is_asked_every_few_seconds() -> None:
+    bench = Bench()
+    bench.know(contact(8), contact(9))
+    bench.now += DEFAULTS.fresh_for_s
+    probes = questions(bench.peer.handle_timer(bench.now))
+    assert probes == [(wire.Ping(OWN), contact(8).address)]
+
+
+def test_a_probe_that_is_answered_clears_all_doubt() -> None:
+    bench = Bench()
+    bench.know(contact(8))
+    bench.now += DEFAULTS.fresh_for_s
+    (probe,) = bench.peer.handle_timer(bench.now)
+    assert bench.reply(probe, contact(8).id) == []
+    assert bench.pass_time(bench.now + DEFAULTS.fresh_for_s - 1.0) == []
+    assert not bench.peer.table.suspect(contact(8))
+
+
+def test_the_silent_are_asked_at_growing_pauses_struck_out_and_still_remembered() -> None:
+    bench = Bench()
+    bench.know(contact(8))
+    actions = bench.pass_time(bench.now + 60.0)
+    down = actions.index(ContactDown(contact(8), Why.SILENT))
+    assert len(questions(actions[:down])) == DEFAULTS.strikes_max
+    probe = bench.pass_time(bench.now + 60.0)[-1]
+    assert questions([probe]) == [(wire.Ping(OWN), contact(8).address)]
+
+
+def test_exploring_looks_into_every_part_of_the_id_space() -> None:
+    bench = Bench()
+    bench.know(contact(1 << 158))
+    asked = questions(bench.peer.explore(bench.now))
+    assert [type(question) for question, _ in asked] == [wire.FindNode] * 2
+    # These are nobody's calls: no action ends them.
+    assert not [one for one in bench.pass_time(bench.now + 9.0) if isinstance(one, LookupDone)]
+
+
+def test_the_hour_brings_lookups_of_our_own_id_and_of_idle_buckets() -> None:
+    bench = Bench()
+    bench.know(contact(1 << 159))
+    bench.now += 1.2 * DEFAULTS.refresh_every_s
+    asked = [one for one, _ in questions(bench.peer.handle_timer(bench.now))]
+    keys = [one.key for one in asked if isinstance(one, wire.FindNode)]
+    assert len(keys) == 2
+    assert keys[0] == OWN
+    assert keys[1] >= b"\x80" + bytes(19)
