@@ -101,8 +101,8 @@ class Holdings:
         match outcome:
             case Held():
                 return True
-            case Stale(seq):
-                return {"stale": seq}
+            case Stale(newer):
+                return {"stale": open_record(newer).record.seq}
             case refused:
                 return {"refused": refused.why}
 

@@ -20,7 +20,12 @@ from p2pweb.directory import HashedFile, LeftOut, hash_files, list_directory, re
 from p2pweb.errors import P2PWebError, RemoteError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
-from p2pweb.exchange.wire import BUNDLE_DATA_BYTES, BUNDLE_ITEMS_MAX, ItemAnswer
+from p2pweb.exchange.wire import (
+    BUNDLE_DATA_BYTES,
+    BUNDLE_ITEMS_MAX,
+    InvalidMessageError,
+    ItemAnswer,
+)
 from p2pweb.keys import SiteId, SiteKey
 from p2pweb.manifest import Changes, InvalidManifestError, Manifest, next_version
 from p2pweb.records import COPIES_DEFAULT, SiteRecord, sign
@@ -224,10 +229,13 @@ class _Attempt:
 
     def _count(self, summary: Summary, item: Item, answer: ItemAnswer) -> None:
         """Take in one answer. RemoteError where the item is not kept, Overtaken where stale."""
-        if answer.state == "stale":
-            raise Overtaken(answer.seq)
         path = item.signed.record.path or "the site's record"
         where = format_address(self._peer)
+        if answer.state == "stale":
+            try:
+                raise Overtaken(answer.proved_seq(item.signed))
+            except InvalidMessageError as error:
+                raise RemoteError(f"{where} answers for {path}: {error}") from None
         if answer.state == "refused":
             raise RemoteError(f"{where} refuses {path}: {answer.why}")
         if answer.wants or answer.copies < 1:

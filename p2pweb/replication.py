@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from p2pweb.address import Address
+from p2pweb.address import Address, format_address
 from p2pweb.blobs import SegmentData
 from p2pweb.dht.contact import Contact, distance
 from p2pweb.dht.overlay import Overlay
@@ -20,7 +20,7 @@ from p2pweb.errors import CorruptError, RemoteError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.service import Placed
-from p2pweb.exchange.wire import ItemAnswer
+from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer
 from p2pweb.records import COPIES_MAX, record_key
 from p2pweb.store.books import Part
 from p2pweb.store.store import Item, Store
@@ -47,7 +47,7 @@ class _Task:
     wanted: int
     copies: int = 0
     missed: int = 0
-    newer_seq: int = 0
+    newer: bytes = b""
 
 
 class Replication:
@@ -97,7 +97,7 @@ class Replication:
             )
         await self._spread_records(tasks)
         return [
-            Placed(task.copies, min(task.wanted, task.copies + task.missed), task.newer_seq)
+            Placed(task.copies, min(task.wanted, task.copies + task.missed), task.newer)
             for task in tasks
         ]
 
@@ -133,10 +133,16 @@ class Replication:
         for task, answer in zip(tasks, answers, strict=True):
             if answer.is_whole:
                 task.copies += 1
-            elif answer.state == "stale":
-                task.newer_seq = max(task.newer_seq, answer.seq)
             elif answer.state == "held":
                 task.missed += 1  # It keeps the record, and the bytes did not reach it.
+            elif answer.state == "stale":
+                try:
+                    answer.proved_seq(task.item.signed)
+                except InvalidMessageError as error:
+                    log.warning("%s answers %s", format_address(contact.address), error)
+                    task.missed += 1
+                else:
+                    task.newer = answer.newer
 
     async def _spread_records(self, tasks: Sequence[_Task]) -> None:
         """The records alone to the rest of the closest; nobody counts these."""

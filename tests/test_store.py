@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from p2pweb.blobs import (
 )
 from p2pweb.errors import CorruptError, UsageError
 from p2pweb.keys import SiteKey
+from p2pweb.manifest import Entry, Manifest
 from p2pweb.records import Encoding, FileRecord, Signed, SiteRecord, record_key, sign
 from p2pweb.store.store import (
     INLINE_BYTES_MAX,
@@ -77,17 +79,41 @@ def file_of(data: bytes, *, path: str = "/a", seq: int = 1, key: SiteKey = KEY) 
     return sign(record, key)
 
 
-def site_of(manifest: bytes, *, seq: int = 1, published_s: int = 0) -> Signed:
+def site_of(manifest: bytes, *, seq: int = 1) -> Signed:
     blob, _ = blob_of(manifest)
     record = SiteRecord(
         public_key=KEY.public_key,
         seq=seq,
-        published_s=published_s,
+        published_s=0,
         copies=8,
         manifest_size_bytes=blob.size_bytes,
         manifest_root=blob.root,
     )
     return sign(record, KEY)
+
+
+def manifest_of(seq: int, *files: Signed) -> bytes:
+    """The manifest of a version that has just these files."""
+    entries = [
+        Entry(
+            path=record.path,
+            media_type=record.media_type,
+            seq=record.seq,
+            modified_s=0,
+            encodings=record.encodings,
+        )
+        for record in (signed.record for signed in files)
+        if isinstance(record, FileRecord)
+    ]
+    return Manifest(KEY.public_key, seq, entries).encode()
+
+
+def go_live(store: Store, seq: int, *files: Signed) -> Signed:
+    """Commit a version's record with its manifest."""
+    manifest = manifest_of(seq, *files)
+    signed = site_of(manifest, seq=seq)
+    assert store.commit([Item(signed)], segments_of(manifest)) == [Held(())]
+    return signed
 
 
 def read(store: Store, data: bytes) -> bytes | None:
@@ -169,17 +195,17 @@ def test_bytes_that_are_not_what_their_root_says_are_refused(store: Store, size:
     assert not store.has(good.blob, 0)
 
 
-def test_an_older_record_is_stale_and_of_two_of_one_seq_every_store_keeps_the_same(
+def test_records_of_a_version_under_way_are_kept_beside_one_another_up_to_a_bound(
     store: Store,
 ) -> None:
-    one, other = sorted(
-        (file_of(content(1, seed=n), seq=5) for n in (1, 2)), key=lambda signed: signed.value
-    )
-    assert isinstance(store.commit([Item(one)])[0], Held)
-    assert store.commit([Item(file_of(b"old", seq=4))]) == [Stale(5)]
-    assert isinstance(store.commit([Item(other)])[0], Held)
-    assert store.commit([Item(one)]) == [Stale(5)]
-    assert store.find(record_key(other.record)).signed == other
+    attempts = [file_of(content(1, seed=n), seq=seq) for n, seq in ((1, 5), (2, 5), (3, 6), (4, 4))]
+    for signed in attempts[:2]:
+        assert isinstance(store.commit([Item(signed)])[0], Held)
+    assert isinstance(store.commit([Item(attempts[2])])[0], Held)
+    # An older one than those that are kept is refused, with what shows it.
+    (outcome,) = store.commit([Item(attempts[3])])
+    assert outcome == Stale(attempts[2].value)
+    assert store.find(record_key(attempts[0].record)).signed == attempts[2]
 
 
 def test_a_segment_that_the_record_has_not_got_is_refused(store: Store) -> None:
@@ -187,30 +213,48 @@ def test_a_segment_that_the_record_has_not_got_is_refused(store: Store) -> None:
 
 
 def test_a_site_is_live_at_the_newest_version_whose_manifest_is_whole(store: Store) -> None:
-    first, second = site_of(b"one", seq=1), site_of(b"two", seq=2)
+    one, two = manifest_of(1), manifest_of(2)
+    first, second = site_of(one, seq=1), site_of(two, seq=2)
     assert store.live_site(KEY.site) is None
     store.commit([Item(first)])
     assert store.live_site(KEY.site) is None
-    store.commit([Item(first)], segments_of(b"one"))
+    store.commit([Item(first)], segments_of(one))
     assert store.live_site(KEY.site) == first
     store.commit([Item(second)])
     assert store.live_site(KEY.site) == first
-    store.commit([], segments_of(b"two"))
+    store.commit([], segments_of(two))
     assert store.live_site(KEY.site) == second
-    assert store.commit([Item(first)]) == [Stale(2)]
+    assert store.commit([Item(first)]) == [Stale(second.value)]
     assert store.sites() == [KEY.site]
 
 
+def test_of_two_versions_of_one_seq_every_store_keeps_the_same(store: Store) -> None:
+    manifests = [manifest_of(1), manifest_of(1, file_of(b"a"))]
+    low, high = sorted(manifests, key=lambda manifest: site_of(manifest).value)
+    store.commit([Item(site_of(low))], segments_of(low))
+    assert store.live_site(KEY.site) == site_of(low)
+    store.commit([Item(site_of(high))], segments_of(high))
+    assert store.live_site(KEY.site) == site_of(high)
+    assert store.commit([Item(site_of(low))], segments_of(low)) == [Stale(site_of(high).value)]
+
+
+def test_a_version_whose_manifest_makes_no_sense_never_lives(store: Store) -> None:
+    go_live(store, 1)
+    for seq, nonsense in ((2, b"nonsense"), (3, manifest_of(4))):
+        store.commit([Item(site_of(nonsense, seq=seq))], segments_of(nonsense))
+        assert store.live_site(KEY.site).record.seq == 1
+
+
 def test_a_version_under_way_hides_nothing_of_the_live_one(store: Store) -> None:
+    first, second = file_of(b"first", seq=1), file_of(b"second", seq=2)
     put(store, b"first", seq=1)
-    store.commit([Item(site_of(b"m1", seq=1))], segments_of(b"m1"))
+    go_live(store, 1, first)
     put(store, b"second", seq=2)
-    key = record_key(file_of(b"first").record)
-    assert store.find(key).signed.record.seq == 1
+    assert store.find(record_key(first.record)).signed == first
     assert read(store, b"first") == b"first"
     assert read(store, b"second") == b"second"
-    store.commit([Item(site_of(b"m2", seq=2))], segments_of(b"m2"))
-    assert store.find(key).signed.record.seq == 2
+    go_live(store, 2, second)
+    assert store.find(record_key(first.record)).signed == second
 
 
 @pytest.mark.parametrize("size", [10, INLINE_BYTES_MAX + 1])
@@ -218,23 +262,55 @@ def test_versions_before_the_last_two_are_freed_with_their_bytes(store: Store, s
     shared = content(size, seed=99)
     versions = [content(size, seed=seq) for seq in range(1, 6)]
     for seq, data in enumerate(versions, 1):
-        put(store, data, seq=seq)
-        put(store, shared, path=f"/shared{seq}", seq=seq)
-        manifest = f"manifest {seq}".encode()
-        store.commit([Item(site_of(manifest, seq=seq))], segments_of(manifest))
-    assert [read(store, data) for data in versions[:3]] == [None, None, None]
-    assert [read(store, data) for data in versions[3:]] == versions[3:]
+        files = {"/changed": data, f"/renamed{seq}": shared, f"/passing{seq}": data + b"!"}
+        for path, held in files.items():
+            put(store, held, path=path, seq=seq)
+        go_live(store, seq, *(file_of(h, path=p, seq=seq) for p, h in files.items()))
+    assert [read(store, data) for data in versions] == [None] * 3 + versions[3:]
+    assert [read(store, data + b"!") for data in versions[:3]] == [None] * 3
     assert read(store, shared) == shared
 
 
 def test_a_publisher_that_fails_again_and_again_does_not_fill_the_disk(store: Store) -> None:
+    live = file_of(b"live", seq=1)
     put(store, b"live", seq=1)
-    store.commit([Item(site_of(b"m", seq=1))], segments_of(b"m"))
+    go_live(store, 1, live)
     for seq in range(2, 8):
         put(store, content(10, seed=seq), seq=seq)
     assert read(store, b"live") == b"live"
     kept = [seq for seq in range(2, 8) if read(store, content(10, seed=seq))]
     assert kept == [6, 7]
+
+
+def test_what_failed_publishes_left_behind_never_stands_in_for_what_lives(store: Store) -> None:
+    live, key = file_of(b"live", seq=1), record_key(file_of(b"live").record)
+    put(store, b"live", seq=1)
+    go_live(store, 1, live)
+    for seq in (2, 3, 4):
+        # A publish changed the file and failed; the next one, of another file, succeeded.
+        orphan = content(20, seed=seq)
+        put(store, orphan, seq=seq)
+        go_live(store, seq, live)
+        assert store.find(key).signed == live
+        assert read(store, b"live") == b"live"
+        assert read(store, orphan) is None
+        # And what goes live no more is not taken again, whoever sends it.
+        replayed = store.commit([Item(file_of(orphan, seq=seq))])
+        assert replayed == [Stale(store.live_site(KEY.site).value)]
+        assert isinstance(store.commit([Item(live)])[0], Held)
+
+
+def test_a_record_of_the_live_seq_that_the_version_does_not_name_changes_nothing(
+    store: Store,
+) -> None:
+    live = file_of(b"live", seq=2)
+    put(store, b"live", seq=2)
+    go_live(store, 2, live)
+    for seed in range(4):
+        other = file_of(content(5, seed=seed), seq=2)
+        assert isinstance(store.commit([Item(other, with_bytes=False)])[0], Stale)
+    assert store.find(record_key(live.record)).signed == live
+    assert read(store, b"live") == b"live"
 
 
 def test_records_of_two_sites_do_not_meet(store: Store) -> None:
@@ -253,6 +329,66 @@ def test_what_is_not_there_is_none(store: Store) -> None:
 
 
 # What only a disk can do.
+
+
+def test_a_version_whose_manifest_rots_gives_way_to_no_older_one(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    live = file_of(b"live", seq=2)
+    go_live(store, 1)
+    put(store, b"live", seq=2)
+    second = go_live(store, 2, live)
+    store.close()
+    damage(tmp_path)
+    again = open_store(tmp_path)
+    blob = second.record.manifest
+    assert again.live_site(KEY.site) == second
+    with pytest.raises(CorruptError):
+        again.read_block(blob, 0)
+    kept = again.find(record_key(second.record))
+    assert (kept.signed, kept.has_bytes) == (second, False)
+    # Until the manifest is back, nothing at or below the version can be judged.
+    assert isinstance(again.commit([Item(file_of(b"other", seq=1))])[0], Stale)
+    again.commit([], segments_of(manifest_of(2, live)))
+    put(again, b"live", seq=2)
+    assert again.find(record_key(live.record)).signed == live
+    again.close()
+
+
+def test_a_file_that_cannot_be_opened_just_now_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = content(INLINE_BYTES_MAX + 1)
+    store = open_store(tmp_path)
+    put(store, data)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", _no_descriptors)
+        with pytest.raises(CorruptError, match="Too many open files"):
+            read(store, data)
+    assert read(store, data) == data
+    store.close()
+
+
+def _no_descriptors(*_: object, **__: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_write_that_fails_leaves_no_file_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = content(INLINE_BYTES_MAX + 1)
+    store = open_store(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", _disk_full)
+        with pytest.raises(OSError, match="No space"):
+            store.commit([Item(file_of(data))], segments_of(data))
+    assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+    put(store, data)
+    assert read(store, data) == data
+    store.close()
+
+
+def _disk_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("size", [0, 10, INLINE_BYTES_MAX + 1, SEGMENT_BYTES + 1])

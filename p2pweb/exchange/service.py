@@ -47,12 +47,12 @@ _IMMUTABLE = "public, max-age=31536000, immutable"
 class Placed:
     """How many of the copies wanted of an item are durable on peers that should hold it.
 
-    `newer_seq` is not 0 where some of them have a newer record.
+    `newer` is a signed record that shows that some of them have a newer version; else it is empty.
     """
 
     copies: int
     wanted: int
-    newer_seq: int = 0
+    newer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,8 +205,8 @@ class PeerService:
 
 
 def _with_copies(answer: ItemAnswer, placed: Placed) -> ItemAnswer:
-    if placed.newer_seq:
-        return ItemAnswer("stale", seq=placed.newer_seq)
+    if placed.newer:
+        return ItemAnswer("stale", newer=placed.newer)
     return msgspec.structs.replace(answer, copies=placed.copies, wanted=placed.wanted)
 
 

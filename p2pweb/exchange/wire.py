@@ -13,7 +13,7 @@ import msgspec
 
 from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, SegmentData
 from p2pweb.keys import SiteId, is_site_id
-from p2pweb.records import COPIES_MAX, SEQ_MAX
+from p2pweb.records import COPIES_MAX, RECORD_BYTES_MAX, InvalidRecordError, Signed, open_record
 from p2pweb.store.books import Part
 from p2pweb.store.store import Held, Item, Outcome, Stale
 
@@ -25,6 +25,8 @@ BUNDLE_MEDIA_TYPE = "application/vnd.p2pweb.bundle"
 
 # Keeps one bundle's signatures (some 100 µs each) well under the time of its bytes' way.
 BUNDLE_ITEMS_MAX = 256
+# Four encodings of each, and a manifest's few segments.
+BUNDLE_PARTS_MAX = 4 * BUNDLE_ITEMS_MAX + 16
 # One whole segment, or as many small ones as make up about that.
 BUNDLE_DATA_BYTES = SEGMENT_BYTES
 # That, the hashes of the longest blob (128 KiB), 256 records, and framing.
@@ -73,8 +75,8 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class Bundle(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Records (not yet verified) and segments (not yet proved), and the copies wanted of each."""
 
-    items: tuple[_Item, ...]
-    parts: tuple[_Part, ...]
+    items: Annotated[tuple[_Item, ...], msgspec.Meta(max_length=BUNDLE_ITEMS_MAX)]
+    parts: Annotated[tuple[_Part, ...], msgspec.Meta(max_length=BUNDLE_PARTS_MAX)]
     copies: Copies
 
     def segments(self) -> list[SegmentData]:
@@ -94,12 +96,13 @@ class ItemAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     """What became of one item: `state` is held, stale or refused.
 
     Held: `wants` are the (size, root, segment) still lacking, and after `publish`, `copies` of
-    `wanted` are on disks. Stale: `seq` is the newer one. Refused: `why`.
+    `wanted` are on disks. Stale: `newer` is a signed record of the same site that shows it.
+    Refused: `why`.
     """
 
     state: Literal["held", "stale", "refused"]
     wants: tuple[tuple[int, bytes, int], ...] = ()
-    seq: Annotated[int, msgspec.Meta(ge=0, le=SEQ_MAX)] = 0
+    newer: Annotated[bytes, msgspec.Meta(max_length=RECORD_BYTES_MAX)] = b""
     why: str = ""
     copies: Copies = 0
     wanted: Copies = 0
@@ -111,13 +114,27 @@ class ItemAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
             named = tuple((blob.size_bytes, blob.root, segment) for blob, segment in outcome.wants)
             return cls("held", wants=named, copies=copies, wanted=wanted)
         if isinstance(outcome, Stale):
-            return cls("stale", seq=outcome.seq)
+            return cls("stale", newer=outcome.newer)
         return cls("refused", why=outcome.why)
 
     @property
     def parts(self) -> list[Part]:
         """The segments wanted. InvalidMessageError where a number is out of bounds."""
         return [(_blob(size, root, segment), segment) for size, root, segment in self.wants]
+
+    def proved_seq(self, signed: Signed) -> int:
+        """The seq that makes this record stale; InvalidMessageError where nothing proves it.
+
+        Anybody could claim that there is a newer version, and so end a site's life at the highest
+        seq: only the site's own signature counts.
+        """
+        try:
+            newer = open_record(self.newer).record
+        except InvalidRecordError as error:
+            raise InvalidMessageError(f"stale, and no record shows it: {error}") from None
+        if newer.site != signed.record.site or newer.seq < signed.record.seq:
+            raise InvalidMessageError("stale, and the record shown is not newer")
+        return newer.seq
 
     @property
     def is_whole(self) -> bool:
@@ -149,10 +166,7 @@ def encode_bundle(
 
 def decode_bundle(data: bytes) -> Bundle:
     """InvalidMessageError where it is no bundle."""
-    bundle = _decode(_bundle_decoder, data)
-    if len(bundle.items) > BUNDLE_ITEMS_MAX:
-        raise InvalidMessageError(f"a bundle has {BUNDLE_ITEMS_MAX} records at most")
-    return bundle
+    return _decode(_bundle_decoder, data)
 
 
 def encode_answers(answers: Iterable[ItemAnswer]) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pweb.blobs import BlobId, SegmentData
+from p2pweb.keys import SiteId
 from p2pweb.records import Signed, SiteRecord
 
 # How long one connection waits for another's lock, in seconds. There are only this process's two.
@@ -19,17 +20,16 @@ LOCK_WAIT_S = 30
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
-    key BLOB NOT NULL, seq INTEGER NOT NULL, segment INTEGER NOT NULL, site TEXT NOT NULL,
-    is_site INTEGER NOT NULL, with_bytes INTEGER NOT NULL, value BLOB NOT NULL,
-    PRIMARY KEY (key, seq)
-) WITHOUT ROWID;
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL, seq INTEGER NOT NULL, segment INTEGER NOT NULL,
+    site TEXT NOT NULL, is_site INTEGER NOT NULL, with_bytes INTEGER NOT NULL,
+    lived INTEGER NOT NULL, value BLOB NOT NULL, UNIQUE (key, value)
+);
 CREATE INDEX IF NOT EXISTS records_by_site ON records (site, is_site, seq);
 CREATE TABLE IF NOT EXISTS warrants (
-    root BLOB NOT NULL, size INTEGER NOT NULL, segment INTEGER NOT NULL,
-    key BLOB NOT NULL, seq INTEGER NOT NULL,
-    PRIMARY KEY (root, size, segment, key, seq)
+    root BLOB NOT NULL, size INTEGER NOT NULL, segment INTEGER NOT NULL, record INTEGER NOT NULL,
+    PRIMARY KEY (root, size, segment, record)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS warrants_by_record ON warrants (key, seq);
+CREATE INDEX IF NOT EXISTS warrants_by_record ON warrants (record);
 CREATE TABLE IF NOT EXISTS segments (
     id INTEGER PRIMARY KEY, root BLOB NOT NULL, size INTEGER NOT NULL, segment INTEGER NOT NULL,
     data BLOB, UNIQUE (root, size, segment)
@@ -45,14 +45,28 @@ Part = tuple[BlobId, int]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A record as the books have it, its value not yet verified again."""
+    """A record as the books have it, its value not yet verified again.
 
+    `lived` is set on a site's record once its manifest was here whole: from then on it was served.
+    """
+
+    id: int
+    key: bytes
     seq: int
     segment: int
-    site: str
+    site: SiteId
     is_site: bool
     with_bytes: bool
+    lived: bool
     value: bytes
+
+    @property
+    def order(self) -> tuple[int, bytes]:
+        """Of two records of one seq every peer prefers the same one."""
+        return self.seq, self.value
+
+
+_ROW = "id, key, seq, segment, site, is_site, with_bytes, lived, value"
 
 
 class Books:
@@ -65,78 +79,72 @@ class Books:
 
     def rows(self, key: bytes) -> list[Row]:
         """What lies at a key, the newest first."""
+        return self._rows("key = ?", key)
+
+    def rows_of_site(self, site: SiteId) -> list[Row]:
+        """Everything of a site, the newest first."""
+        return self._rows("site = ?", site)
+
+    def site_rows(self, *, lived: bool) -> list[Row]:
+        """The records of whole sites, those that lived or the others, the newest first."""
+        return self._rows("is_site = 1 AND lived = ?", lived)
+
+    def _rows(self, condition: str, parameter: object) -> list[Row]:
         found = self.connection.execute(
-            "SELECT seq, segment, site, is_site, with_bytes, value FROM records "
-            "WHERE key = ? ORDER BY seq DESC",
-            (key,),
+            f"SELECT {_ROW} FROM records WHERE {condition} ORDER BY seq DESC, value DESC",  # noqa: S608
+            (parameter,),
         )
         return [
-            Row(seq, segment, site, bool(is_site), bool(with_bytes), value)
-            for seq, segment, site, is_site, with_bytes, value in found
+            Row(number, key, seq, segment, site, bool(of_site), bool(whole), bool(lived), value)
+            for number, key, seq, segment, site, of_site, whole, lived, value in found
         ]
 
     def add_record(self, key: bytes, segment: int, signed: Signed, *, with_bytes: bool) -> None:
         record = signed.record
-        is_site = isinstance(record, SiteRecord)
-        self.connection.execute(
-            "INSERT INTO records (key, seq, segment, site, is_site, with_bytes, value) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (key, record.seq, segment, record.site, is_site, with_bytes, signed.value),
-        )
+        number = self.connection.execute(
+            "INSERT INTO records (key, seq, segment, site, is_site, with_bytes, lived, value) "
+            "VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
+            (
+                *(key, record.seq, segment, record.site),
+                *(isinstance(record, SiteRecord), with_bytes, signed.value),
+            ),
+        ).lastrowid
         if with_bytes:
             self.connection.executemany(
-                "INSERT OR IGNORE INTO warrants (root, size, segment, key, seq) "
-                "VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO warrants (root, size, segment, record) VALUES (?, ?, ?, ?)",
                 [
-                    (blob.root, blob.size_bytes, part, key, record.seq)
+                    (blob.root, blob.size_bytes, part, number)
                     for blob, part in record.parts(segment)
                 ],
             )
 
-    def delete_record(self, key: bytes, seq: int) -> list[Part]:
+    def delete_record(self, row: Row) -> list[Part]:
         """Delete one row; the bytes that it warranted, which others may warrant still."""
-        place = (key, seq)
         parts = self.connection.execute(
-            "SELECT root, size, segment FROM warrants WHERE key = ? AND seq = ?", place
+            "SELECT root, size, segment FROM warrants WHERE record = ?", (row.id,)
         ).fetchall()
-        self.connection.execute("DELETE FROM warrants WHERE key = ? AND seq = ?", place)
-        self.connection.execute("DELETE FROM records WHERE key = ? AND seq = ?", place)
+        self.connection.execute("DELETE FROM warrants WHERE record = ?", (row.id,))
+        self.connection.execute("DELETE FROM records WHERE id = ?", (row.id,))
         return [(BlobId(size, root), segment) for root, size, segment in parts]
+
+    def set_lived(self, row: Row) -> None:
+        self.connection.execute("UPDATE records SET lived = 1 WHERE id = ?", (row.id,))
 
     def sites(self) -> list[str]:
         """The sites of which there is any record, in order."""
         found = self.connection.execute("SELECT DISTINCT site FROM records ORDER BY site")
         return [site for (site,) in found]
 
-    def live_seq(self, site: str) -> int | None:
-        """The highest seq of the site whose manifest is here whole."""
-        (seq,) = self.connection.execute(
-            "SELECT max(r.seq) FROM records r WHERE r.site = ? AND r.is_site = 1 "
-            "AND r.with_bytes = 1 AND NOT EXISTS ("
-            "  SELECT 1 FROM warrants w WHERE w.key = r.key AND w.seq = r.seq AND NOT EXISTS ("
-            "    SELECT 1 FROM segments s "
-            "    WHERE s.root = w.root AND s.size = w.size AND s.segment = w.segment))",
-            (site,),
-        ).fetchone()
-        return None if seq is None else int(seq)
-
-    def crowded_keys(self, site: str, most: int) -> list[bytes]:
-        """The keys of a site at which more than `most` records lie."""
-        found = self.connection.execute(
-            "SELECT key FROM records WHERE site = ? GROUP BY key HAVING count(*) > ?", (site, most)
-        )
-        return [key for (key,) in found]
-
     # Bytes
 
-    def missing(self, key: bytes, seq: int) -> list[Part]:
+    def missing(self, row: Row) -> list[Part]:
         """The bytes that a record warrants and that are not here."""
         found = self.connection.execute(
-            "SELECT w.root, w.size, w.segment FROM warrants w WHERE w.key = ? AND w.seq = ? "
+            "SELECT w.root, w.size, w.segment FROM warrants w WHERE w.record = ? "
             "AND NOT EXISTS (SELECT 1 FROM segments s "
             "  WHERE s.root = w.root AND s.size = w.size AND s.segment = w.segment) "
             "ORDER BY w.segment, w.root",
-            (key, seq),
+            (row.id,),
         )
         return [(BlobId(size, root), segment) for root, size, segment in found]
 

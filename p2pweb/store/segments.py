@@ -23,7 +23,10 @@ class Segments(Protocol):
         """Make everything written so far durable."""
 
     def read_block(self, blob: BlobId, block: int) -> bytes | None:
-        """The block's bytes as they are now, None where they cannot be read."""
+        """The block's bytes as they are now, None where there are none.
+
+        OSError where they cannot be read, which says nothing about them.
+        """
 
     def remove(self, blob: BlobId, segment: int) -> None:
         """Forget a segment; nothing happens where there is none."""
@@ -50,11 +53,15 @@ class SegmentFolder:
             path.parent.mkdir()
             self._unsynced.append(self._folder)
         unfinished = path.with_suffix(f"{path.suffix}.new")
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        try:
+            with unfinished.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # On a full disk, half a segment helps nobody.
+            raise
         self._unsynced.append(path.parent)
 
     def sync(self) -> None:
@@ -72,7 +79,7 @@ class SegmentFolder:
             with self._path(blob, segment).open("rb") as file:
                 file.seek(number * BLOCK_BYTES)
                 return file.read(blob.block_size(block))
-        except OSError:
+        except FileNotFoundError:
             return None
 
     def remove(self, blob: BlobId, segment: int) -> None:

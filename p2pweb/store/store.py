@@ -4,13 +4,17 @@ In: `commit` takes a batch of verified records and of segments, proves each segm
 that no record warrants, writes, syncs, and only then says what is held. Out: `read_block` proves
 each block against its root; bytes that have rotted are removed, never returned.
 
-A key keeps the versions of its record that somebody may still need: those newer than the live
-version (a publish under way), the live one, and the one before it (downloads under way, peers
-that have not switched). Bytes that no kept record warrants are freed.
+A key keeps the records that somebody may still need: those that the live version's manifest names,
+those that the one before names (downloads under way, peers that have not switched), and the newest
+of those that are newer than the live version (a publish under way, or one that failed). The bare
+number of a record does not tell whether it lives: a publish that failed leaves records behind.
+Bytes that no kept record warrants are freed.
 
 Synchronous. Reads and writes use one connection each, so a reader never waits for a commit; each
 may be called from any one thread at a time.
 """
+
+from __future__ import annotations
 
 import contextlib
 import errno
@@ -20,7 +24,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2pweb import records
@@ -34,8 +38,9 @@ from p2pweb.blobs import (
 )
 from p2pweb.errors import CorruptError, UsageError
 from p2pweb.keys import SiteId
-from p2pweb.records import InvalidRecordError, Signed, SiteRecord, open_record
-from p2pweb.store.books import Books, Part, connect
+from p2pweb.manifest import InvalidManifestError, Manifest
+from p2pweb.records import FileRecord, InvalidRecordError, Record, Signed, SiteRecord, open_record
+from p2pweb.store.books import Books, Part, Row, connect
 from p2pweb.store.segments import SegmentFolder, Segments, SegmentShelf
 
 log = logging.getLogger("p2pweb.store")
@@ -45,8 +50,6 @@ INLINE_BYTES_MAX = 64 * 1024
 # A publisher that fails and tries again leaves a newer record each time; only the site's key can
 # make them, and two are what a retry needs.
 UNPUBLISHED_KEPT = 2
-# Beside the live one: for downloads under way, and peers that have not switched.
-SUPERSEDED_KEPT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,9 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The store has another record of this seq or a newer one there, and keeps that."""
+    """Not kept, for this signed value: a record of the same site of this seq or a higher one."""
 
-    seq: int
+    newer: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ class Store:
         self._folder_lock = folder_lock
         self._unwarranted: list[Part] = []
         segments.keep_only(writer.parts_in_files())
+        # Replaced after a commit, never changed: read without a lock.
+        self._live = {row.site: self._load_live(row) for row in _newest(writer)}
 
     def close(self) -> None:
         """Close the books and let another process have the directory."""
@@ -137,14 +142,13 @@ class Store:
                 for data in segments:
                     self._put_segment(data)
                 self._segments.sync()
-                self._forget_superseded(items)
+                live = self._go_live()
                 freed = self._free_unwarranted()
                 outcomes = [
-                    Held(tuple(self._writer.missing(_key(item), item.signed.record.seq)))
-                    if isinstance(outcome, Held)
-                    else outcome
+                    self._wants(item) if isinstance(outcome, Held) else outcome
                     for item, outcome in zip(items, outcomes, strict=True)
                 ]
+            self._live |= live
             # The books no longer name them: a crash before this leaves files for `keep_only`.
             for blob, segment in freed:
                 self._segments.remove(blob, segment)
@@ -165,19 +169,34 @@ class Store:
             raise
 
     def _put_record(self, item: Item) -> Outcome:
-        record, value = item.signed.record, item.signed.value
+        record = item.signed.record
         if not 0 <= item.segment < record.segment_count:
             return Refused(f"the record has no segment {item.segment}")
         key = _key(item)
-        for newest in self._writer.rows(key)[:1]:
-            # Of two records of one seq every peer keeps the same one.
-            if (newest.seq, newest.value) > (record.seq, value):
-                return Stale(newest.seq)
-            if newest.value == value and newest.with_bytes >= item.with_bytes:
-                return Held(())
-        self._unwarranted += self._writer.delete_record(key, record.seq)
+        live = self._live.get(record.site)
+        if live is not None and not live.allows(item.signed):
+            return Stale(live.signed.value)
+        for row in self._writer.rows(key):
+            if row.value == item.signed.value:
+                if row.with_bytes >= item.with_bytes:
+                    return Held(())
+                self._unwarranted += self._writer.delete_record(row)
         self._writer.add_record(key, item.segment, item.signed, with_bytes=item.with_bytes)
+        # Records that are newer than the live version, and what may crowd them out.
+        live_seq = live.signed.record.seq if live else 0
+        newer = [row for row in self._writer.rows(key) if row.seq > live_seq]
+        for row in newer[UNPUBLISHED_KEPT:]:
+            self._unwarranted += self._writer.delete_record(row)
+        if item.signed.value in [row.value for row in newer[UNPUBLISHED_KEPT:]]:
+            return Stale(newer[0].value)
         return Held(())
+
+    def _wants(self, item: Item) -> Outcome:
+        """Held, with what is lacking; the row may have gone with a version that went live."""
+        for row in self._writer.rows(_key(item)):
+            if row.value == item.signed.value:
+                return Held(tuple(self._writer.missing(row)))
+        return Stale(self._writer.rows(_key(item))[0].value)
 
     def _put_segment(self, data: SegmentData) -> None:
         part = (data.blob, data.segment)
@@ -192,23 +211,51 @@ class Store:
             self._segments.write(data.blob, data.segment, data.data)
         self._writer.add_segment(data, inline=inline)
 
-    def _forget_superseded(self, items: Sequence[Item]) -> None:
-        """Delete the records that nobody needs any more, where this batch may have made some."""
-        keys: dict[bytes, SiteId] = {}
-        for item in items:
-            site = item.signed.record.site
-            keys[_key(item)] = site
-            if isinstance(item.signed.record, SiteRecord):
-                # A version may have gone live, which counts for every key of the site.
-                most = SUPERSEDED_KEPT + 1
-                keys.update(dict.fromkeys(self._writer.crowded_keys(site, most), site))
-        live = {site: self._writer.live_seq(site) for site in dict.fromkeys(keys.values())}
-        for key, site in keys.items():
-            seqs = [row.seq for row in self._writer.rows(key)]
-            newer = [seq for seq in seqs if seq > (live[site] or 0)]
-            older = seqs[len(newer) :]
-            for seq in newer[UNPUBLISHED_KEPT:] + older[SUPERSEDED_KEPT + 1 :]:
-                self._unwarranted += self._writer.delete_record(key, seq)
+    def _go_live(self) -> dict[SiteId, _Live]:
+        """The versions whose manifests are whole since this batch; what they supersede goes."""
+        changed: dict[SiteId, _Live] = {}
+        for site, known in self._live.items():
+            if known.manifest is None:
+                changed[site] = self._load_live(_newest(self._writer, site)[0])
+        for row in self._writer.site_rows(lived=False):
+            before = changed.get(row.site) or self._live.get(row.site)
+            if before is not None and row.order <= _order(before.signed):
+                continue
+            if not row.with_bytes or self._writer.missing(row):
+                continue
+            live = self._load_live(row)
+            if live.manifest is None:
+                continue  # Its own site signed nonsense: the version never comes to life.
+            self._writer.set_lived(row)
+            live = replace(live, before=before.manifest if before else None)
+            self._forget_superseded(row, live, before)
+            changed[row.site] = live
+        return changed
+
+    def _forget_superseded(self, lived: Row, live: _Live, before: _Live | None) -> None:
+        """Delete what neither this version nor the one before names."""
+        kept = [lived.value, before.signed.value if before else b""]
+        for row in self._writer.rows_of_site(lived.site):
+            if row.seq > lived.seq or (row.is_site and row.value in kept):
+                continue
+            signed = _open(row)
+            if row.is_site or signed is None or not live.names(signed.record):
+                self._unwarranted += self._writer.delete_record(row)
+
+    def _load_live(self, row: Row) -> _Live:
+        """A live version with its manifest, if that can be read; the caller holds the writer."""
+        signed = open_record(row.value)
+        assert isinstance(signed.record, SiteRecord)  # noqa: S101 - it lies at a site's key
+        blob = signed.record.manifest
+        try:
+            blocks = [self._read(self._writer, blob, n) for n in range(blob.block_count)]
+            manifest = Manifest.decode(b"".join(block or b"" for block in blocks))
+            if (manifest.site, manifest.seq) != (signed.record.site, signed.record.seq):
+                raise InvalidManifestError("it is another version's")
+        except (CorruptError, InvalidManifestError) as error:
+            log.warning("the manifest of version %d is not to be had: %s", row.seq, error)
+            return _Live(signed, None, None)
+        return _Live(signed, manifest, None)
 
     def _free_unwarranted(self) -> list[Part]:
         """Delete the bytes that no record names any more; those that are files, to be removed."""
@@ -239,25 +286,23 @@ class Store:
                 raise CorruptError(f"the database on this disk is damaged: {error}") from None
 
     def find(self, key: bytes) -> Kept | None:
-        """What a DHT key (20 bytes) holds: of a site the live version, of a path the newest one
-        that the live version may name. CorruptError where the database cannot be read."""
+        """What a DHT key (20 bytes) holds: of a site the live version, of a path the record that
+        this one names, else the newest. CorruptError where the database cannot be read."""
         with self._reading() as books:
             rows = books.rows(key)
-            live = books.live_seq(rows[0].site) if rows else None
-            for row in rows:
-                if row.is_site and live is None:
+            if not rows:
+                return None
+            live = self._live.get(rows[0].site)
+            opened = [(row, signed) for row in rows if (signed := _open(row)) is not None]
+            for row, signed in opened:
+                chosen = row.lived if row.is_site else live is None or live.has(signed.record)
+                if chosen:
+                    break
+            else:
+                if not opened or opened[0][0].is_site:
                     return None
-                is_oldest = row is rows[-1] and not row.is_site
-                if live is None or row.seq <= live or is_oldest:
-                    try:
-                        signed = open_record(row.value)
-                    except InvalidRecordError as error:
-                        log.warning("a record on this disk has changed, not used: %s", error)
-                        continue
-                    return Kept(
-                        signed, row.segment, row.with_bytes and not books.missing(key, row.seq)
-                    )
-        return None
+                row, signed = opened[0]
+            return Kept(signed, row.segment, row.with_bytes and not books.missing(row))
 
     def live_site(self, site: SiteId) -> Signed | None:
         """The site's newest version whose manifest is here whole."""
@@ -281,37 +326,38 @@ class Store:
 
     def read_hashes(self, blob: BlobId) -> bytes | None:
         """The joined block hashes, proved; empty for a blob of one block; None if not here."""
-        if blob.block_count == 1:
-            return b""
         with self._reading() as books:
-            hashes = books.hashes(blob)
-        if hashes is None:
-            return None
-        try:
-            check_hashes(blob, hashes)
-        except InvalidBlockError as error:
-            log.warning("bytes on this disk have changed and are not used: %s", error)
-            return None
-        return hashes
+            return _hashes(books, blob)
 
     def read_block(self, blob: BlobId, block: int) -> bytes | None:
         """One block, proved against its root; None where it is not here.
 
         CorruptError, and the segment removed, where the bytes on disk have changed.
         """
+        try:
+            with self._reading() as books:
+                return self._read(books, blob, block)
+        except _DamagedError as damage:
+            with contextlib.suppress(OSError):  # On a full disk it stays, and is never used.
+                self._drop(damage.part)
+            raise CorruptError(f"{damage}; it was removed") from None
+
+    def _read(self, books: Books, blob: BlobId, block: int) -> bytes | None:
+        """As `read_block`, with one connection; _DamagedError where the bytes have changed."""
         part = (blob, block // SEGMENT_BLOCKS)
-        with self._reading() as books:
-            row = books.content(part)
+        row = books.content(part)
         if row is None:
             return None
-        data = row[0] if row[0] is not None else self._segments.read_block(blob, block)
-        hashes = self.read_hashes(blob)
+        try:
+            data = row[0] if row[0] is not None else self._segments.read_block(blob, block)
+        except OSError as error:
+            raise CorruptError(f"a file on this disk cannot be read: {error.strerror}") from None
+        hashes = _hashes(books, blob)
         if hashes is not None and data is not None:
             with contextlib.suppress(InvalidBlockError):
                 check_block(blob, block, hashes, data)
                 return data
-        self._drop(part)
-        raise CorruptError(f"block {block} of blob {blob} on this disk is damaged; it was removed")
+        raise _DamagedError(part, f"block {block} of blob {blob} on this disk is damaged")
 
     def read_segment(self, blob: BlobId, segment: int) -> SegmentData | None:
         """A whole segment, each block proved; None where it is not here.
@@ -328,6 +374,80 @@ class Store:
         if hashes is None:
             return None
         return SegmentData(blob=blob, segment=segment, hashes=hashes, data=b"".join(blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """A site's live version; no manifest where that is damaged. And the manifest before it."""
+
+    signed: Signed
+    manifest: Manifest | None
+    before: Manifest | None
+
+    def allows(self, signed: Signed) -> bool:
+        """Whether a record is worth keeping beside this version."""
+        record = signed.record
+        if isinstance(record, SiteRecord):
+            return _order(signed) >= _order(self.signed)
+        return record.seq > self.signed.record.seq or self.names(record)
+
+    def names(self, record: Record) -> bool:
+        """Whether this version, or the one before, has just this of the record's path."""
+        return self.has(record) or (self.before is not None and _names(self.before, record))
+
+    def has(self, record: Record) -> bool:
+        """Whether this version has just this of the record's path."""
+        return self.manifest is not None and _names(self.manifest, record)
+
+
+def _names(manifest: Manifest, record: Record) -> bool:
+    if not isinstance(record, FileRecord):
+        return False
+    entry = manifest.get(record.path)
+    return entry is not None and entry.file_record(manifest.public_key) == record
+
+
+def _order(signed: Signed) -> tuple[int, bytes]:
+    return signed.record.seq, signed.value
+
+
+def _open(row: Row) -> Signed | None:
+    try:
+        return open_record(row.value)
+    except InvalidRecordError as error:
+        log.warning("a record on this disk has changed and is not used: %s", error)
+        return None
+
+
+def _newest(books: Books, site: SiteId | None = None) -> list[Row]:
+    """The newest record that lived of each site, or of one."""
+    newest: dict[SiteId, Row] = {}
+    for row in books.site_rows(lived=True):
+        if site in (None, row.site) and _open(row) is not None:
+            newest.setdefault(row.site, row)
+    return list(newest.values())
+
+
+def _hashes(books: Books, blob: BlobId) -> bytes | None:
+    """A blob's joined block hashes, proved."""
+    if blob.block_count == 1:
+        return b""
+    hashes = books.hashes(blob)
+    if hashes is not None:
+        try:
+            check_hashes(blob, hashes)
+        except InvalidBlockError as error:
+            log.warning("hashes on this disk have changed and are not used: %s", error)
+            return None
+    return hashes
+
+
+class _DamagedError(CorruptError):
+    """Bytes that are not what their root says, and where they lie."""
+
+    def __init__(self, part: Part, text: str) -> None:
+        super().__init__(text)
+        self.part = part
 
 
 def _key(item: Item) -> bytes:
@@ -354,12 +474,15 @@ def open_store(folder: Path) -> Store:
             f"the data directory {folder} is in use by another peer{process}: "
             "stop that one, or give this one a directory of its own with --data"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     database = folder / "records.sqlite"
     try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         writer, reader = Books(connect(str(database))), Books(connect(str(database)))
         return Store(writer, reader, SegmentFolder(folder / "blobs"), lock)
+    except sqlite3.OperationalError as error:
+        os.close(lock)
+        raise UsageError(f"cannot use the database {database}: {error}") from None
     except sqlite3.DatabaseError as error:
         os.close(lock)
         raise UsageError(
