@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import random
 import re
 import signal
 import sys
@@ -131,8 +132,16 @@ def up(
 async def _up(options: PeerOptions) -> None:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in one
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        task.cancel()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Who asks twice will not wait for answers in flight. The disk needs no farewell.
+            loop.add_signal_handler(number, os._exit, 130)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         node = await start_peer(options, wall=time.time, entropy=os.urandom)
     except asyncio.CancelledError:
@@ -177,7 +186,8 @@ def publish_command(
 ) -> int:
     """Publish a directory as the next version of a site.
 
-    Exit code 0: every file has the copies wanted; 2: live, and short of copies; 1: not live.
+    Exit code 0: every file has the copies wanted; 2: live, and short of copies or not read back
+    through another peer; 1: not live.
     """
     made: list[KeyFile] = []
     options = PublishOptions(
@@ -187,7 +197,7 @@ def publish_command(
         copies=copies,
         dry_run=dry_run,
     )
-    if key is not None and key.exists():
+    if key is not None and _exists(key):
         load_key_file(key)  # A wrong file is told before anything else is done.
     began = time.monotonic()
     try:
@@ -202,7 +212,7 @@ def publish_command(
         click.echo(json.dumps(_as_json(summary, seconds), indent=2))
     else:
         _print_summary(summary, seconds, dry_run)
-    return EXIT_SHORT_OF_COPIES if summary.short else 0
+    return EXIT_SHORT_OF_COPIES if summary.short or summary.not_read_back else 0
 
 
 async def _publish(options: PublishOptions) -> Summary:
@@ -212,7 +222,12 @@ async def _publish(options: PublishOptions) -> Summary:
     try:
         with shown:
             return await publish(
-                options, client, shown, time.time, lambda call: loop.run_in_executor(None, call)
+                options,
+                client,
+                shown,
+                time.time,
+                random.Random(os.urandom(SEED_BYTES)),
+                lambda call: loop.run_in_executor(None, call),
             )
     finally:
         await client.close()
@@ -246,7 +261,7 @@ def keys(as_json: bool) -> None:
 def _key_for(directory: Path, named: Path | None, made: list[KeyFile], *, dry_run: bool) -> SiteKey:
     """The key to publish a directory with; where there is none, one is made and put in `made`."""
     real = directory.resolve()
-    if named is not None and named.exists():
+    if named is not None and _exists(named):
         return load_key_file(named).key
     if named is None:
         for key_file in list_key_files(_key_home())[0]:
@@ -261,6 +276,13 @@ def _key_for(directory: Path, named: Path | None, made: list[KeyFile], *, dry_ru
     else:
         made.append(create_key_file(named, os.urandom))
     return made[-1].key
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UsageError(f"cannot use {path} as a key file: {error.strerror}") from None
 
 
 def _key_home() -> Path:
@@ -346,9 +368,11 @@ def _print_summary(summary: Summary, seconds: float, dry_run: bool) -> None:
     click.echo(f"version {summary.seq} of {summary.site} {news}: {counted}")
     click.echo(
         f"copies: {summary.copies} of {summary.copies_wanted} wanted; "
-        f"sent {_size(summary.sent_bytes)} in {seconds:.1f} s; "
-        f"read back through {summary.read_back_from}"
+        f"sent {_size(summary.sent_bytes)} in {seconds:.1f} s"
+        + (f"; read back through {summary.read_back_from}" if summary.read_back_from else "")
     )
+    if summary.not_read_back:
+        click.echo(f"not read back: {summary.not_read_back}", err=True)
     for path in summary.short[:NAMES_PRINTED_MAX]:
         click.echo(f"short of copies: {path}", err=True)
     _print_rest(len(summary.short))

@@ -18,6 +18,10 @@ class RemoteError(P2PWebError):
     """Another machine did not answer, or answered what it should not have."""
 
 
+class NotAPeerError(RemoteError):
+    """Nobody listens there, or somebody who is no p2pweb peer."""
+
+
 class UnavailableError(RemoteError):
     """Bytes that exist cannot be had from any peer just now; the text says what was tried."""
 

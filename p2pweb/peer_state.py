@@ -6,6 +6,7 @@ synced when it is written.
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -18,12 +19,15 @@ from p2pweb.keys import SiteId, is_site_id
 CONTACTS_MAX = 200
 
 
+Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
 class PeerState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`node_id` is 20 bytes in hexadecimal digits."""
 
     node_id: str
     home: str | None = None
-    contacts: list[tuple[str, int]] = []
+    contacts: list[tuple[str, Port]] = []
 
     @property
     def home_site(self) -> SiteId | None:

@@ -6,6 +6,7 @@ site record last, and read the new version back through another peer. The key st
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +17,15 @@ from p2pweb import records
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import BlobId, SegmentData, segments_of
 from p2pweb.clock import WallClock
-from p2pweb.directory import HashedFile, LeftOut, hash_files, list_directory, read_segment
-from p2pweb.errors import P2PWebError, RemoteError
+from p2pweb.directory import (
+    HashedFile,
+    LeftOut,
+    SiteFile,
+    hash_files,
+    list_directory,
+    read_segment,
+)
+from p2pweb.errors import P2PWebError, RemoteError, UsageError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.wire import (
@@ -28,14 +36,15 @@ from p2pweb.exchange.wire import (
 )
 from p2pweb.keys import SiteId, SiteKey
 from p2pweb.manifest import Changes, InvalidManifestError, Manifest, next_version
-from p2pweb.records import COPIES_DEFAULT, SiteRecord, sign
+from p2pweb.records import COPIES_DEFAULT, InvalidRecordError, SiteRecord, sign
 from p2pweb.store.books import Part
 from p2pweb.store.store import Item
 
 # Bundles under way at once: one being read and signed, one on the wire, one being committed.
 BUNDLES_IN_FLIGHT = 3
 # A publish that is overtaken by another one begins again so often before it gives up.
-ATTEMPTS_MAX = 3
+ATTEMPTS_MAX = 5
+ATTEMPT_PAUSE_S = 2.0
 # How long the new version may take to be seen through another peer, and how often it is asked.
 SEEN_WITHIN_S = 10.0
 SEEN_EVERY_S = 0.25
@@ -83,6 +92,7 @@ class Summary:
     copies_wanted: int = 0
     short: list[str] = field(default_factory=list)
     read_back_from: str | None = None
+    not_read_back: str | None = None
     addresses: list[str] = field(default_factory=list)
 
 
@@ -99,6 +109,7 @@ async def publish(
     client: PeerClient,
     progress: Progress,
     wall: WallClock,
+    rng: random.Random,
     run: Runner,
 ) -> Summary:
     """Publish a directory. P2PWebError with one sentence where the version did not go live."""
@@ -106,18 +117,39 @@ async def publish(
     await client.peer_info(options.peer)
     listing = await run(lambda: list_directory(options.directory))
     progress.phase("reading", sum(file.size_bytes for file in listing.files))
-    hashed = await run(lambda: hash_files(listing.files, progress.advance))
+    hashed = await _hash(listing.files, progress, run)
     key = options.key()
     floor = 0
     for _ in range(ATTEMPTS_MAX):
         try:
             attempt = _Attempt(options, key, client, progress, run)
-            return await attempt.run_once(hashed, listing.left_out, int(wall()), floor)
+            # A clock that stands before 1970 is wrong, and no reason to fail.
+            return await attempt.run_once(hashed, listing.left_out, max(0, int(wall())), floor)
         except Overtaken as news:
             floor = news.seq
+            # Two publishers that began together must not meet again at the next version.
+            await asyncio.sleep(rng.uniform(0, ATTEMPT_PAUSE_S))
+        except (InvalidRecordError, InvalidManifestError) as error:
+            raise UsageError(f"this directory makes no version of a site: {error}") from None
     raise RemoteError(
         f"another publish of this site is under way: version {floor} is newer; try again"
     )
+
+
+async def _hash(files: list[SiteFile], progress: Progress, run: Runner) -> list[HashedFile]:
+    """Hash beside the loop; cancelled, the thread that does so ends at its next block."""
+    is_cancelled = False
+
+    def advance(done_bytes: int) -> None:
+        if is_cancelled:
+            raise UsageError("stopped")
+        progress.advance(done_bytes)
+
+    try:
+        return await run(lambda: hash_files(files, advance))
+    except asyncio.CancelledError:
+        is_cancelled = True
+        raise
 
 
 class _Attempt:
@@ -151,9 +183,10 @@ class _Attempt:
         if live is not None and not changes:
             # The same version: what is missing of its copies is made up for.
             summary.seq, summary.live, manifest = live.seq, True, live
+        encoded = manifest.encode()  # Before anything is sent: it may turn out too long.
         await self._send_files(summary, manifest, {file.file.path: file for file in hashed})
         if not summary.live:
-            await self._send_site(summary, manifest, now_s)
+            await self._send_site(summary, encoded, now_s)
         await self._read_back(summary, manifest)
         return summary
 
@@ -224,7 +257,7 @@ class _Attempt:
                 for bundle in _bundles(items):
                     await limit.acquire()
                     group.create_task(send(bundle))
-        except* (P2PWebError, Overtaken) as errors:
+        except* (P2PWebError, InvalidRecordError, Overtaken) as errors:
             raise _first(errors) from None
 
     def _count(self, summary: Summary, item: Item, answer: ItemAnswer) -> None:
@@ -246,13 +279,9 @@ class _Attempt:
         if answer.copies < answer.wanted and path not in summary.short[-1:]:
             summary.short.append(path)
 
-    async def _send_site(self, summary: Summary, manifest: Manifest, now_s: int) -> None:
+    async def _send_site(self, summary: Summary, manifest: bytes, now_s: int) -> None:
         """The site record, last of all: from here on the version is live."""
-        try:
-            data = manifest.encode()
-        except InvalidManifestError as error:
-            raise RemoteError(str(error)) from None
-        segments = {(part.blob, part.segment): part for part in segments_of(data)}
+        segments = {(part.blob, part.segment): part for part in segments_of(manifest)}
         blob: BlobId = next(iter(segments))[0]
         record = SiteRecord(
             public_key=self._key.public_key,
@@ -277,8 +306,15 @@ class _Attempt:
         summary.live = True
 
     async def _read_back(self, summary: Summary, manifest: Manifest) -> None:
-        """See the new version through another peer, and learn where it can be opened."""
-        others = await self._client.peers(self._peer)
+        """See the new version through another peer, and learn where it can be opened.
+
+        The version is live already: what goes wrong here is told, and fails nothing.
+        """
+        try:
+            others = await self._client.peers(self._peer)
+        except RemoteError as error:
+            summary.not_read_back = str(error)
+            return
         everywhere = [self._peer, *sorted(peer for peer in others if peer != self._peer)]
         homes = await asyncio.gather(*map(self._home, everywhere[:ADDRESSES_MAX]))
         urls: list[str] = []
@@ -302,9 +338,7 @@ class _Attempt:
             else:
                 summary.read_back_from = format_address(peer)
                 return
-        raise RemoteError(
-            f"version {summary.seq} was handed over, but could not be read back: {faults[0]}"
-        )
+        summary.not_read_back = faults[0] if faults else "no peer answers"
 
     async def _home(self, peer: Address) -> str | None:
         """The home site of a peer, "" where it has none; None where it is no peer."""
@@ -334,8 +368,13 @@ class _Attempt:
             entry = manifest.get(path)
             if entry is not None and entry.blob.size_bytes <= SAMPLE_BYTES_MAX:
                 blob = await self._client.page(peer, summary.site, path, entry.blob.size_bytes)
-                if blob != entry.blob:
+                if blob != entry.blob and not await self._is_superseded(peer, summary.seq):
                     raise RemoteError(f"{format_address(peer)} serves other bytes for {path}")
+
+    async def _is_superseded(self, peer: Address, seq: int) -> bool:
+        """Whether a later version went live meanwhile, so that other bytes are right."""
+        signed = await self._client.live_site(peer, self._key.site, fresh=True)
+        return signed is not None and signed.record.seq > seq
 
 
 def _bundles(items: Iterator[Item]) -> Iterator[list[Item]]:
@@ -358,10 +397,10 @@ def _size(item: Item) -> int:
     return sum(blob.segment_size(segment) for blob, segment in parts)
 
 
-def _first(errors: "BaseExceptionGroup[P2PWebError | Overtaken]") -> P2PWebError | Overtaken:
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
     """The first of several errors of one cause: the others are its echo."""
     first: BaseException = errors
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
-    assert isinstance(first, P2PWebError | Overtaken)  # noqa: S101 - `except*` let no other in
+    assert isinstance(first, Exception)  # noqa: S101 - `except*` let no other in
     return first

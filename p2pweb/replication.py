@@ -16,7 +16,7 @@ from p2pweb.address import Address, format_address
 from p2pweb.blobs import SegmentData
 from p2pweb.dht.contact import Contact, distance
 from p2pweb.dht.overlay import Overlay
-from p2pweb.errors import CorruptError, RemoteError
+from p2pweb.errors import CorruptError, NotAPeerError, RemoteError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.service import Placed
@@ -34,6 +34,8 @@ RECORD_COPIES = COPIES_MAX
 AVOID_S = 10.0
 # Peers known to store sites, so that a stock node or one of another site is not counted as missing.
 KNOWN_PEERS_MAX = 1_024
+# Bundles being placed at one time: what a few publishers at once have under way.
+PLACES_MAX = 8
 # Lookups of one batch under way at once.
 LOOKUPS_MAX = 16
 
@@ -63,7 +65,8 @@ class Replication:
         self._run = run
         # Peers that have kept something for us: when one fails, a copy is missing.
         self._holders: OrderedDict[bytes, None] = OrderedDict()
-        self._avoid_until: dict[Address, float] = {}
+        self._avoided: dict[Address, tuple[float, RemoteError]] = {}
+        self._placing = asyncio.Semaphore(PLACES_MAX)
 
     async def place(self, items: Sequence[Item], copies: int) -> list[Placed]:
         """Have `copies` (1 to 20) peers keep each item; how many do, for each, in order.
@@ -71,7 +74,10 @@ class Replication:
         The items and their bytes are on this peer's disk already. Where there are fewer peers
         than copies, all of them is what is wanted.
         """
-        copies = max(1, min(copies, COPIES_MAX))
+        async with self._placing:
+            return await self._place(items, max(1, min(copies, COPIES_MAX)))
+
+    async def _place(self, items: Sequence[Item], copies: int) -> list[Placed]:
         closest = await self._closest(items)
         tasks = [
             _Task(item, iter(contacts), copies)
@@ -125,10 +131,16 @@ class Replication:
         return [*nearest[:nearer], None, *nearest[nearer:]]
 
     async def _place_with(self, contact: Contact, tasks: Sequence[_Task]) -> None:
-        answers = await self._push(contact, [task.item for task in tasks])
+        try:
+            answers = await self._push(contact, [task.item for task in tasks])
+        except NotAPeerError:
+            answers = None
+            is_missed = contact.id in self._holders
+        except RemoteError:
+            answers, is_missed = None, True
         if answers is None:
             for task in tasks:
-                task.missed += contact.id in self._holders
+                task.missed += is_missed
             return
         for task, answer in zip(tasks, answers, strict=True):
             if answer.is_whole:
@@ -152,19 +164,25 @@ class Replication:
                 if contact is not None:
                     item = replace(task.item, with_bytes=False)
                     batches.setdefault(contact, []).append(item)
-        await asyncio.gather(*(self._push(contact, batch) for contact, batch in batches.items()))
+        pushes = [self._push(contact, batch) for contact, batch in batches.items()]
+        await asyncio.gather(*pushes, return_exceptions=True)
 
-    async def _push(self, contact: Contact, items: Sequence[Item]) -> tuple[ItemAnswer, ...] | None:
-        """Have one peer keep these; its answers once it lacks nothing; None where it failed."""
+    async def _push(self, contact: Contact, items: Sequence[Item]) -> tuple[ItemAnswer, ...]:
+        """Have one peer keep these; its answers once it lacks nothing. RemoteError where it fails,
+        NotAPeerError where it is none."""
         now = asyncio.get_running_loop().time()
-        if self._avoid_until.get(contact.address, now) > now:
-            return None
+        until, fault = self._avoided.get(contact.address, (now, None))
+        if until > now and fault is not None:
+            raise fault
         try:
+            if contact.id not in self._holders:
+                # A quick question first: whoever hangs must not hold up a whole publish.
+                await self._client.peer_info(contact.address)
             answers = await self._client.push(contact.address, items, self._read)
         except RemoteError as error:
             log.info("a peer keeps no copy: %s", error)
-            self._avoid(contact.address, now)
-            return None
+            self._avoid(contact.address, now, error)
+            raise
         if any(answer.state == "held" for answer in answers):
             self._holders[contact.id] = None
             self._holders.move_to_end(contact.id)
@@ -172,9 +190,9 @@ class Replication:
                 self._holders.popitem(last=False)
         return answers
 
-    def _avoid(self, address: Address, now: float) -> None:
-        self._avoid_until = {a: until for a, until in self._avoid_until.items() if until > now}
-        self._avoid_until[address] = now + AVOID_S
+    def _avoid(self, address: Address, now: float, fault: RemoteError) -> None:
+        self._avoided = {a: known for a, known in self._avoided.items() if known[0] > now}
+        self._avoided[address] = (now + AVOID_S, fault)
 
     async def _read(self, part: Part) -> SegmentData | None:
         try:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from p2pweb.blobs import segments_of
+from p2pweb.blobs import InvalidBlockError, segments_of
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange.reader import BlobReader, Runner, Source
@@ -35,6 +35,11 @@ log = logging.getLogger("p2pweb.sites")
 REFRESH_S = 10.0
 # Sites whose manifests are in memory. A peer's own few, and what visitors asked it to proxy.
 SITES_MAX = 64
+MANIFESTS_BYTES_MAX = 64 * 1024 * 1024
+# The manifest of a site that is only passed on: some 15,000 paths. Anybody can make a site.
+PROXIED_BYTES_MAX = 2 * 1024 * 1024
+# Sites asked for at one time; visitors can name as many as they like.
+REFRESHES_MAX = 256
 # And of how many it is remembered that a version was served, 200 bytes each.
 HIGHEST_MAX = 16_384
 
@@ -54,6 +59,8 @@ class _Known:
     refreshed_at: float | None = None
     has_news: bool = False
     fault: UnavailableError | None = None
+    # What lived on this peer's disk, also where its manifest cannot be read any more.
+    floor: Signed | None = None
 
 
 class Sites:
@@ -124,22 +131,37 @@ class Sites:
     def _entry(self, site: SiteId) -> _Known:
         known = self._known.setdefault(site, _Known())
         self._known.move_to_end(site)
-        while len(self._known) > SITES_MAX:
-            self._known.popitem(last=False)
+        self._forget_oldest()
         return known
+
+    def _forget_oldest(self) -> None:
+        """Keep manifests in bounds, but those of sites kept here and of lookups under way."""
+        versions = [known.version for known in self._known.values() if known.version]
+        size_bytes = sum(version.record.manifest_size_bytes for version in versions)
+        for site in list(self._known):
+            if len(self._known) <= SITES_MAX and size_bytes <= MANIFESTS_BYTES_MAX:
+                break
+            if site not in self._refreshes and not self._keeps(site):
+                gone = self._known.pop(site).version
+                size_bytes -= gone.record.manifest_size_bytes if gone else 0
 
     async def _load(self, site: SiteId, known: _Known) -> None:
         """Take what the store has, if it is newer."""
         known.has_news = False
         try:
-            signed = await self._run(lambda: self._store.live_site(site))
-            await self._take(signed, known, is_kept=True)
-        except (CorruptError, UnavailableError) as error:
+            known.floor = await self._run(lambda: self._store.live_site(site))
+            await self._take(known.floor, known, is_kept=True)
+        except CorruptError as error:
             log.warning("the version of %s on this disk is not to be had: %s", site, error)
+        except UnavailableError as error:
+            log.warning("the manifest of %s is not to be had: %s", site, error)
+            known.fault = error
 
     def _start_refresh(self, site: SiteId, known: _Known) -> asyncio.Task[None]:
         refresh = self._refreshes.get(site)
         if refresh is None:
+            if len(self._refreshes) >= REFRESHES_MAX and not self._keeps(site):
+                raise UnavailableError("this peer is looking for too many sites just now")
             known.refreshed_at = asyncio.get_running_loop().time()
             refresh = asyncio.ensure_future(self._refresh(site, known))
             self._refreshes[site] = refresh
@@ -159,9 +181,10 @@ class Sites:
                 signed = _site_record(found.value, site)
                 if signed is not None and (best is None or _order(signed) > _order(best)):
                     best = signed
-        known.fault = None
         try:
             await self._take(best, known, is_kept=False)
+            if known.version is not None:
+                known.fault = None
         except UnavailableError as error:
             log.warning("the newest version of %s is not to be had: %s", site, error)
             known.fault = error
@@ -174,6 +197,8 @@ class Sites:
         if not is_kept and self._keeps(version.record.site):
             try:
                 await self._run(lambda: self._store.commit([Item(signed)], segments_of(data)))
+            except InvalidBlockError:
+                log.debug("the store has a newer version of %s", version.record.site)
             except OSError as error:
                 log.error("this peer's disk refused a version: %s", error)
         # Asked again: another version may have been taken meanwhile.
@@ -189,14 +214,16 @@ class Sites:
     def _is_higher(self, signed: Signed, known: _Known) -> bool:
         if known.version is not None:
             return _order(signed) > _order(known.version.signed)
-        highest = self._highest.get(signed.record.site)
-        return highest is None or _order(signed) >= _order(highest)
+        floors = (self._highest.get(signed.record.site), known.floor)
+        return all(floor is None or _order(signed) >= _order(floor) for floor in floors)
 
     async def _open(self, signed: Signed) -> tuple[SiteVersion, bytes]:
         """Fetch a version's manifest and read it; the version, and the manifest's bytes."""
         record = signed.record
         assert isinstance(record, SiteRecord)  # noqa: S101 - `_site_record` and the store see to it
         key = record_key(record)
+        if record.manifest_size_bytes > PROXIED_BYTES_MAX and not self._keeps(record.site):
+            raise UnavailableError("the site is too large for a peer that does not keep it")
         data = await self._reader.read_all(Source(record.manifest, lambda _: key))
         try:
             manifest = await self._run(lambda: Manifest.decode(data))

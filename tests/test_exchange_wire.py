@@ -13,7 +13,7 @@ from p2pweb.blobs import BLOB_BYTES_MAX, SEGMENT_BYTES, BlobId, SegmentData, seg
 from p2pweb.exchange import wire
 from p2pweb.exchange.wire import Bundle, InvalidMessageError, ItemAnswer, PeerInfo
 from p2pweb.keys import SiteKey
-from p2pweb.records import SEQ_MAX, Encoding, FileRecord, sign
+from p2pweb.records import Encoding, FileRecord, sign
 from p2pweb.store.store import Held, Item, Outcome, Refused, Stale
 
 KEY = SiteKey(b"k" * 32)
@@ -53,7 +53,7 @@ segments = st.builds(
 items = st.builds(Item, st.just(SIGNED), st.integers(0, 255), st.booleans())
 outcomes: st.SearchStrategy[Outcome] = (
     st.builds(Held, st.lists(parts, max_size=3).map(tuple))
-    | st.builds(Stale, st.integers(1, SEQ_MAX))
+    | st.builds(Stale, st.binary(max_size=100))
     | st.builds(Refused, st.text())
 )
 
@@ -99,7 +99,7 @@ def test_flipped_byte_never_raises_anything_else() -> None:
 def test_bundle_has_so_many_records_and_no_more() -> None:
     most = [Item(SIGNED)] * wire.BUNDLE_ITEMS_MAX
     assert len(wire.decode_bundle(wire.encode_bundle(most)).items) == wire.BUNDLE_ITEMS_MAX
-    with pytest.raises(InvalidMessageError, match="256 records at most"):
+    with pytest.raises(InvalidMessageError, match="length <= 256"):
         wire.decode_bundle(wire.encode_bundle([*most, Item(SIGNED)]))
 
 
@@ -152,10 +152,33 @@ def test_answers_are_decoded_again(told: list[tuple[Outcome, int, int]]) -> None
                 assert (answer.state, tuple(answer.parts)) == ("held", wants)
                 assert (answer.copies, answer.wanted) == (copies, wanted)
                 assert answer.is_whole == (not wants)
-            case Stale(seq):
-                assert (answer.state, answer.seq, answer.is_whole) == ("stale", seq, False)
+            case Stale(newer):
+                assert (answer.state, answer.newer, answer.is_whole) == ("stale", newer, False)
             case Refused(why):
                 assert (answer.state, answer.why, answer.is_whole) == ("refused", why, False)
+
+
+def test_only_a_signed_record_of_the_site_makes_another_one_stale() -> None:
+    def proved(newer: bytes) -> int:
+        return ItemAnswer.of(Stale(newer)).proved_seq(SIGNED)
+
+    of_seq = {
+        seq: sign(msgspec.structs.replace(SIGNED.record, seq=seq), KEY)
+        for seq in (SIGNED.record.seq, SIGNED.record.seq + 5)
+    }
+    for seq, newer in of_seq.items():
+        assert proved(newer.value) == seq
+    forged = bytearray(newer.value)
+    forged[0] ^= 1
+    other = SiteKey(bytes(32))
+    foreign = sign(
+        msgspec.structs.replace(SIGNED.record, public_key=other.public_key, seq=99), other
+    )
+    for lie in (b"", bytes(forged), foreign.value):
+        with pytest.raises(InvalidMessageError, match="stale"):
+            proved(lie)
+    with pytest.raises(InvalidMessageError, match="not newer"):
+        ItemAnswer.of(Stale(SIGNED.value)).proved_seq(newer)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

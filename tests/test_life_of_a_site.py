@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 import sqlite3
@@ -18,7 +19,11 @@ from peer_processes import (
     publish,
 )
 
-from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BYTES
+from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BYTES, blob_of, segments_of
+from p2pweb.exchange.client import PeerClient
+from p2pweb.keys import load_key_file
+from p2pweb.records import Encoding, FileRecord, sign
+from p2pweb.store.store import Item
 
 
 @pytest.fixture
@@ -207,6 +212,46 @@ def test_bytes_that_no_living_peer_has_are_a_503_that_says_why(tmp_path: Path, s
             peer.start()
         for path, body in files_of(site).items():
             reader.wait_for(path, body)
+
+
+async def test_publishes_that_broke_off_do_no_harm_to_those_that_follow(
+    tmp_path: Path, site: Path
+) -> None:
+    words = site / "notes" / "words.txt"
+    key_path = tmp_path / "key"
+    with network(tmp_path / "peers", 3) as peers:
+        await asyncio.to_thread(publish, site, peers[0], key_path)
+        original = words.read_bytes()
+        for seq in (2, 3, 4):
+            # As far as a publisher came that was killed before its site record: on every peer,
+            # a record of the next version, with its bytes.
+            await hand_over(f"attempt {seq}".encode(), "/notes/words.txt", seq, key_path, peers)
+            (site / "robots.txt").write_text(f"version {seq}\n")
+            summary = await asyncio.to_thread(publish, site, peers[seq % 3], key_path)
+            assert summary["seq"] == seq
+            assert words.read_bytes() == original
+            for peer in peers:
+                await asyncio.to_thread(assert_serves, peer, files_of(site))
+
+
+async def hand_over(
+    data: bytes, path: str, seq: int, key_path: Path, peers: list[PeerProcess]
+) -> None:
+    key = load_key_file(key_path).key
+    blob, _ = blob_of(data)
+    record = FileRecord(
+        public_key=key.public_key,
+        path=path,
+        seq=seq,
+        media_type="text/plain; charset=utf-8",
+        encodings=(Encoding("identity", blob.size_bytes, blob.root),),
+    )
+    client = PeerClient()
+    for peer in peers:
+        address = ("127.0.0.1", peer.port)
+        (answer,) = await client.send(address, [Item(sign(record, key))], segments_of(data))
+        assert answer.is_whole
+    await client.close()
 
 
 def test_a_publish_through_a_peer_of_another_site_is_refused(tmp_path: Path, site: Path) -> None:

@@ -21,7 +21,7 @@ from p2pweb.blobs import (
     check_block,
     check_hashes,
 )
-from p2pweb.errors import RemoteError
+from p2pweb.errors import NotAPeerError, RemoteError
 from p2pweb.exchange import wire
 from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo
 from p2pweb.keys import SiteId
@@ -41,7 +41,9 @@ CONNECT_S = 2.0
 # Between two reads of a body. A peer that pauses longer is asked no more.
 READ_IDLE_S = 5.0
 # A commit of a whole bundle on a slow disk, with others before it in the queue.
-COMMIT_S = 60.0
+COMMIT_S = 30.0
+# The slowest link worth waiting for; below it a body takes so long that another peer is better.
+SLOWEST_BYTES_PER_S = 32 * 1024
 # A publish answers after several such commits on other peers, and retries.
 PLACE_S = 300.0
 # Enough for every peer of a small network at once; more wait their turn.
@@ -221,8 +223,10 @@ class PeerClient:
     ) -> "wire._T | None":
         """None where the answer is 404."""
         where = format_address(address)
+        # An answer that drips is cut off too: each byte would begin the idle time again.
+        total_s = CONNECT_S + idle_s + (len(body or b"") + limit_bytes) / SLOWEST_BYTES_PER_S
         timeout = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_connect=CONNECT_S, sock_read=idle_s
+            total=total_s, connect=None, sock_connect=CONNECT_S, sock_read=idle_s
         )
         try:
             async with self._session.request(
@@ -244,7 +248,7 @@ class PeerClient:
         except TimeoutError:
             raise RemoteError(f"{where} does not answer in time") from None
         except aiohttp.ClientConnectorError as error:
-            raise RemoteError(f"{where} cannot be reached: {error.strerror or error}") from None
+            raise NotAPeerError(f"{where} cannot be reached: {error.strerror or error}") from None
         except (aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise RemoteError(f"{where} broke off: {reason}") from None
@@ -253,7 +257,7 @@ class PeerClient:
 def _present(answer: "wire._T | None", address: Address) -> "wire._T":
     """What every peer has an answer to."""
     if answer is None:
-        raise RemoteError(f"{format_address(address)} answers 404: it is no p2pweb peer")
+        raise NotAPeerError(f"{format_address(address)} answers 404: it is no p2pweb peer")
     return answer
 
 
@@ -271,4 +275,5 @@ async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
 def _first_line(data: bytes) -> str:
     """What a plain-text error answer says, fit for one line of a terminal."""
     line = data[:300].decode("utf-8", "replace").partition("\n")[0].strip()
-    return "".join(char for char in line if char.isprintable())
+    # A page for a browser says nothing in its first line.
+    return "" if line.startswith("<") else "".join(char for char in line if char.isprintable())

@@ -31,9 +31,11 @@ from p2pweb.store.store import Item, Outcome, Refused, Store
 
 log = logging.getLogger("p2pweb.exchange")
 
-# Bundles in memory at one time, 6 MiB each. Honest senders have a few under way; more are told to
-# come back.
-BUNDLES_MAX = 16
+# Bodies in memory at one time. Bytes are counted and not senders, so that who sends slowly takes
+# nothing from the others; sixteen whole bundles are more than honest publishers have under way.
+BODIES_BYTES_MAX = 16 * wire.BUNDLE_BYTES_MAX
+# A whole bundle at 32 KiB/s, the slowest link that peers wait for, and some.
+BODY_S = 240.0
 # Of these, one in its commit and one having its signatures proved: the other threads are for
 # readers.
 COMMITS_MAX = 2
@@ -78,7 +80,7 @@ class PeerService:
         self._store = store
         self._duties = duties
         self._run = run
-        self._bundles = 0
+        self._held_bytes = 0
         self._commits = asyncio.Semaphore(COMMITS_MAX)
 
     async def handle(
@@ -152,13 +154,12 @@ class PeerService:
     async def _take_bundle(self, request: Request, body: RequestBody, *, place: bool) -> Response:
         if request.field(b"content-type") != wire.BUNDLE_MEDIA_TYPE.encode():
             raise Refusal(415, f"a bundle is sent as {wire.BUNDLE_MEDIA_TYPE}")
-        if self._bundles >= BUNDLES_MAX:
-            return _plain(503, "this peer is busy", ("Retry-After", str(RETRY_AFTER_S)))
-        self._bundles += 1
+        pieces: list[bytes] = []
         try:
-            data = await body.read(wire.BUNDLE_BYTES_MAX)
+            if not await self._read_body(body, pieces):
+                return _plain(503, "this peer is busy", ("Retry-After", str(RETRY_AFTER_S)))
             async with self._commits:
-                bundle, items = await self._run(lambda: _open_bundle(data))
+                bundle, items = await self._run(lambda: _open_bundle(b"".join(pieces)))
                 outcomes = await self._keep(items, bundle.segments())
         except (InvalidMessageError, InvalidBlockError) as error:
             return _plain(400, str(error))
@@ -166,7 +167,7 @@ class PeerService:
             log.error("this peer's disk refused a write: %s", error)
             return _plain(507, f"this peer's disk refused the write: {error.strerror}")
         finally:
-            self._bundles -= 1
+            self._held_bytes -= sum(map(len, pieces))
         answers = [ItemAnswer.of(outcome) for outcome in outcomes]
         whole = [
             item
@@ -185,6 +186,23 @@ class PeerService:
             fields=_fields(wire.BUNDLE_MEDIA_TYPE, "no-store"),
             body=wire.encode_answers(answers),
         )
+
+    async def _read_body(self, body: RequestBody, pieces: list[bytes]) -> bool:
+        """Read a bundle's bytes into `pieces`; False where other bundles leave no room for it."""
+        size_bytes = 0
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for piece in body:
+                    size_bytes += len(piece)
+                    if size_bytes > wire.BUNDLE_BYTES_MAX:
+                        raise Refusal(413, f"a bundle has {wire.BUNDLE_BYTES_MAX} bytes at most")
+                    if self._held_bytes + len(piece) > BODIES_BYTES_MAX:
+                        return False
+                    self._held_bytes += len(piece)
+                    pieces.append(piece)
+        except TimeoutError:
+            raise Refusal(408, f"a bundle may take {BODY_S:.0f} s") from None
+        return True
 
     async def _keep(
         self, items: Sequence[Item | Refused], segments: Sequence[SegmentData]
