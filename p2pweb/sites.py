@@ -26,6 +26,7 @@ from p2pweb.records import (
     record_key,
     site_name,
 )
+from p2pweb.store.live import order_of
 from p2pweb.store.store import Item, Store
 
 log = logging.getLogger("p2pweb.sites")
@@ -179,7 +180,7 @@ class Sites:
         async with self._overlay.find_value(dht_key(site_name(site))) as lookup:
             async for found in lookup:
                 signed = _site_record(found.value, site)
-                if signed is not None and (best is None or _order(signed) > _order(best)):
+                if signed is not None and (best is None or order_of(signed) > order_of(best)):
                     best = signed
         try:
             await self._take(best, known, is_kept=False)
@@ -213,9 +214,9 @@ class Sites:
 
     def _is_higher(self, signed: Signed, known: _Known) -> bool:
         if known.version is not None:
-            return _order(signed) > _order(known.version.signed)
+            return order_of(signed) > order_of(known.version.signed)
         floors = (self._highest.get(signed.record.site), known.floor)
-        return all(floor is None or _order(signed) >= _order(floor) for floor in floors)
+        return all(floor is None or order_of(signed) >= order_of(floor) for floor in floors)
 
     async def _open(self, signed: Signed) -> tuple[SiteVersion, bytes]:
         """Fetch a version's manifest and read it; the version, and the manifest's bytes."""
@@ -241,8 +242,3 @@ def _site_record(value: bytes, site: SiteId) -> Signed | None:
     except InvalidRecordError:
         return None
     return signed if isinstance(signed.record, SiteRecord) and signed.record.site == site else None
-
-
-def _order(signed: Signed) -> tuple[int, bytes]:
-    """Of two records of one seq every peer takes the same one, as the store does."""
-    return signed.record.seq, signed.value

@@ -39,8 +39,9 @@ from p2pweb.blobs import (
 from p2pweb.errors import CorruptError, UsageError
 from p2pweb.keys import SiteId
 from p2pweb.manifest import InvalidManifestError, Manifest
-from p2pweb.records import FileRecord, InvalidRecordError, Record, Signed, SiteRecord, open_record
+from p2pweb.records import InvalidRecordError, Signed, SiteRecord, open_record
 from p2pweb.store.books import Books, Part, Row, connect
+from p2pweb.store.live import LiveVersion, order_of
 from p2pweb.store.segments import SegmentFolder, Segments, SegmentShelf
 
 log = logging.getLogger("p2pweb.store")
@@ -211,15 +212,15 @@ class Store:
             self._segments.write(data.blob, data.segment, data.data)
         self._writer.add_segment(data, inline=inline)
 
-    def _go_live(self) -> dict[SiteId, _Live]:
+    def _go_live(self) -> dict[SiteId, LiveVersion]:
         """The versions whose manifests are whole since this batch; what they supersede goes."""
-        changed: dict[SiteId, _Live] = {}
+        changed: dict[SiteId, LiveVersion] = {}
         for site, known in self._live.items():
             if known.manifest is None:
                 changed[site] = self._load_live(_newest(self._writer, site)[0])
         for row in self._writer.site_rows(lived=False):
             before = changed.get(row.site) or self._live.get(row.site)
-            if before is not None and row.order <= _order(before.signed):
+            if before is not None and row.order <= order_of(before.signed):
                 continue
             if not row.with_bytes or self._writer.missing(row):
                 continue
@@ -232,7 +233,7 @@ class Store:
             changed[row.site] = live
         return changed
 
-    def _forget_superseded(self, lived: Row, live: _Live, before: _Live | None) -> None:
+    def _forget_superseded(self, lived: Row, live: LiveVersion, before: LiveVersion | None) -> None:
         """Delete what neither this version nor the one before names."""
         kept = [lived.value, before.signed.value if before else b""]
         for row in self._writer.rows_of_site(lived.site):
@@ -242,7 +243,7 @@ class Store:
             if row.is_site or signed is None or not live.names(signed.record):
                 self._unwarranted += self._writer.delete_record(row)
 
-    def _load_live(self, row: Row) -> _Live:
+    def _load_live(self, row: Row) -> LiveVersion:
         """A live version with its manifest, if that can be read; the caller holds the writer."""
         signed = open_record(row.value)
         assert isinstance(signed.record, SiteRecord)  # noqa: S101 - it lies at a site's key
@@ -254,8 +255,8 @@ class Store:
                 raise InvalidManifestError("it is another version's")
         except (CorruptError, InvalidManifestError) as error:
             log.warning("the manifest of version %d is not to be had: %s", row.seq, error)
-            return _Live(signed, None, None)
-        return _Live(signed, manifest, None)
+            return LiveVersion(signed, None, None)
+        return LiveVersion(signed, manifest, None)
 
     def _free_unwarranted(self) -> list[Part]:
         """Delete the bytes that no record names any more; those that are files, to be removed."""
@@ -374,41 +375,6 @@ class Store:
         if hashes is None:
             return None
         return SegmentData(blob=blob, segment=segment, hashes=hashes, data=b"".join(blocks))
-
-
-@dataclass(frozen=True, slots=True)
-class _Live:
-    """A site's live version; no manifest where that is damaged. And the manifest before it."""
-
-    signed: Signed
-    manifest: Manifest | None
-    before: Manifest | None
-
-    def allows(self, signed: Signed) -> bool:
-        """Whether a record is worth keeping beside this version."""
-        record = signed.record
-        if isinstance(record, SiteRecord):
-            return _order(signed) >= _order(self.signed)
-        return record.seq > self.signed.record.seq or self.names(record)
-
-    def names(self, record: Record) -> bool:
-        """Whether this version, or the one before, has just this of the record's path."""
-        return self.has(record) or (self.before is not None and _names(self.before, record))
-
-    def has(self, record: Record) -> bool:
-        """Whether this version has just this of the record's path."""
-        return self.manifest is not None and _names(self.manifest, record)
-
-
-def _names(manifest: Manifest, record: Record) -> bool:
-    if not isinstance(record, FileRecord):
-        return False
-    entry = manifest.get(record.path)
-    return entry is not None and entry.file_record(manifest.public_key) == record
-
-
-def _order(signed: Signed) -> tuple[int, bytes]:
-    return signed.record.seq, signed.value
 
 
 def _open(row: Row) -> Signed | None:
