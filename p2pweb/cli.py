@@ -13,6 +13,7 @@ import os
 import random
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -116,7 +117,8 @@ def up(
     options = PeerOptions(
         port=port,
         data=data or given.data or _data_home() / str(port),
-        hosts=host or given.host or ("::",),
+        # One socket for IPv6 and IPv4 where the system has such.
+        hosts=host or given.host or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0",),  # noqa: S104
         join=join or given.join or (),
         home=parse_site(home) if home else given.home,
     )
