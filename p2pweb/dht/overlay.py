@@ -245,6 +245,9 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         self._doors: list[_Door] = []
         self._routes: OrderedDict[Address, _Door] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
+        # When the timer fires. Not asked of the handle: uvloop makes one without a time of whatever
+        # is due within half a millisecond.
+        self._timer_at = 0.0
         self._next_token = 0
         self._futures: dict[int, asyncio.Future[Ponged | StoreDone | LookupDone]] = {}
         self._searches: dict[int, ValueSearch] = {}
@@ -324,9 +327,9 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         pongs = await asyncio.gather(*(self._ping(address) for address in addresses))
         answered = sum(pong.id is not None and pong.id != self.id for pong in pongs)
         if answered:
-            await self.find_node(self.id)
+            closest = await self.find_node(self.id)
             peer, now = self._at_work()
-            self._perform(peer.explore(now))
+            self._perform(peer.explore(now, closest[0] if closest else None))
         return answered
 
     async def find_node(self, key: bytes) -> list[Contact]:
@@ -550,9 +553,10 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         when = self._peer.next_timer()
         if self._timer is not None:
             # Too early costs one idle call; moving it for every datagram would cost more.
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        self._timer_at = when
         self._timer = self._loop.call_at(when, self._fire, when)
 
     def _fire(self, when: float) -> None:

@@ -40,7 +40,7 @@ class _Call:
         return self.to.address if isinstance(self.to, Contact) else self.to
 
 
-_AnyQuery = Query[_Call] | Query[Run | None] | Query[None]
+_AnyQuery = Query[_Call] | Query[Run | None] | Query[int]
 
 
 class Peer:
@@ -65,11 +65,12 @@ class Peer:
         self._proofs = Proofs(settings)
         self._asker = Asker(settings, self.table, entropy, Rtt(settings))
         self._lookups = Lookups(own, self._asker)
-        # Pools of their own, lest callers starve lookups, or strangers both.
+        # Pools of their own, lest callers starve lookups, or strangers both. A stranger's ping is
+        # owned by the number of its try.
         self._calls: Queries[_Call] = Queries(
             most=settings.queries_max, late_for_s=settings.late_for_s
         )
-        self._pings: Queries[None] = Queries(
+        self._pings: Queries[int] = Queries(
             most=settings.proofs_max, late_for_s=settings.late_for_s
         )
         # Strangers whose pong may still be on time, and the message id it will have.
@@ -110,6 +111,8 @@ class Peer:
         for stranger in self._pings.expire(now):
             if self._proving.get(stranger.address) == stranger.message_id:
                 del self._proving[stranger.address]
+                if stranger.owner < self._settings.proof_tries:
+                    self._prove(stranger.address, now, tries=stranger.owner + 1)
         for call in self._calls.expire(now):
             self._missed(call, now)
             self._try_call(call.owner, now)
@@ -152,9 +155,9 @@ class Peer:
         self._lookups.add(Run(key, values=True, token=token))
         return self._decided(now)
 
-    def explore(self, now: float) -> list[Action]:
-        """Learn of every part of the id space, as a newcomer does (Kademlia §2.3)."""
-        self._explore(now, idle_s=0.0)
+    def explore(self, now: float, closest: Contact | None = None) -> list[Action]:
+        """Learn of the id space beyond the closest contact, as a newcomer does (Kademlia §2.3)."""
+        self._explore(now, idle_s=0.0, closest=closest)
         return self._decided(now)
 
     def cancel(self, token: int, now: float) -> list[Action]:
@@ -180,9 +183,10 @@ class Peer:
             return
         allowed = self._settings.amplification_max * size
         proving = address in self._proving
-        # The ping itself is never longer than the question that brings it about.
-        pingable = not proving and size >= wire.PING_BYTES
-        if len(answer) + wire.PING_BYTES * pingable <= allowed:
+        # A ping is never longer than the question that brings it about.
+        pings_bytes = wire.PING_BYTES * self._settings.proof_tries
+        pingable = not proving and size >= wire.PING_BYTES and allowed >= pings_bytes
+        if len(answer) + pings_bytes * pingable <= allowed:
             actions.append(Send(answer, address))
             if pingable:
                 self._introduce(sender, now)
@@ -199,10 +203,9 @@ class Peer:
         if stranger.address not in self._proving and self._proofs.introduce(stranger, now):
             self._prove(stranger.address, now)
 
-    def _prove(self, address: Address, now: float) -> bool:
-        # Should this ping get lost, the stranger's next try is to bring about another.
+    def _prove(self, address: Address, now: float, *, tries: int = 1) -> bool:
         timeout_s = self._asker.brisk_s(address)
-        query = self._asker.ask(self._pings, wire.Ping(self.own), address, None, now, timeout_s)
+        query = self._asker.ask(self._pings, wire.Ping(self.own), address, tries, now, timeout_s)
         if query is None:
             return False
         self._proving[address] = query.message_id
@@ -283,8 +286,8 @@ class Peer:
 
     # --- upkeep ---
 
-    def _explore(self, now: float, *, idle_s: float) -> None:
-        for key in self.table.stale_keys(now, self._rng, idle_s=idle_s):
+    def _explore(self, now: float, *, idle_s: float, closest: Contact | None = None) -> None:
+        for key in self.table.stale_keys(now, self._rng, idle_s=idle_s, closest=closest):
             self._lookups.add(Run(key, values=False, token=None))
 
     def _probe(self, contact: Contact, now: float) -> None:

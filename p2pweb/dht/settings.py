@@ -86,6 +86,9 @@ class Settings:
     # Pings that prove strangers, unanswered ones included: a flood of spoofed questions occupies
     # these and never the queries of our own.
     proofs_max: int = 1_024
+    # Pings that one question of a stranger may bring about, the second when the first stays
+    # unanswered: one lost packet is no reason not to know a newcomer. Both are within the limit.
+    proof_tries: int = 2
     # A stranger that did not answer is not asked again within this pause (unless it asks for a long
     # answer), and the memory of whom we asked.
     introduction_pause_s: float = 60.0

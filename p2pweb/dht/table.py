@@ -231,12 +231,17 @@ class Table:
         if key != self._own:
             self._touched[self._bucket(key)] = now
 
-    def stale_keys(self, now: float, rng: Rng, *, idle_s: float) -> list[bytes]:
+    def stale_keys(
+        self, now: float, rng: Rng, *, idle_s: float, closest: Contact | None = None
+    ) -> list[bytes]:
         """A random key in each bucket that saw no lookup for `idle_s` (Kademlia §2.3).
 
         Buckets nearer than the nearest contact are empty in the whole network, as far as we know.
+        That contact may be in the table or, still to be proved there, `closest`.
         """
         occupied = [index for index, size in enumerate(self._sizes) if size]
+        if closest is not None:
+            occupied = [min([self._bucket(closest.id), *occupied])]
         keys: list[bytes] = []
         if occupied:
             for index in range(occupied[0], ID_BITS):
