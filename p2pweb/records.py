@@ -141,7 +141,7 @@ def sign(record: Record, key: SiteKey) -> Signed:
         raise InvalidRecordError(fault)
     if record.public_key != key.public_key:
         raise InvalidRecordError("the record is another site's")
-    payload = _encoder.encode(record)
+    payload = encode_record(record)
     value = key.sign(_domain_of(record) + payload) + payload
     # The bounds of the fields add up to no more than a record may have.
     assert len(value) <= RECORD_BYTES_MAX  # noqa: S101
@@ -152,7 +152,7 @@ def open_record(value: bytes) -> Signed:
     """Decode and verify. InvalidRecordError where anything at all is wrong with the bytes."""
     if not isinstance(value, bytes) or len(value) > RECORD_BYTES_MAX:
         raise InvalidRecordError(f"a record is bytes, {RECORD_BYTES_MAX} at most")
-    signature, payload = value[: keys.SIGNATURE_BYTES], value[keys.SIGNATURE_BYTES :]
+    signature, payload = value[: keys.SIGNATURE_BYTES], payload_of(value)
     try:
         record = _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -163,6 +163,16 @@ def open_record(value: bytes) -> Signed:
     if not keys.verify(record.public_key, _domain_of(record) + payload, signature):
         raise InvalidRecordError("the signature is not the site's")
     return Signed(value, record)
+
+
+def encode_record(record: Record) -> bytes:
+    """A record's payload: what its signature covers, after the domain tag."""
+    return _encoder.encode(record)
+
+
+def payload_of(value: bytes) -> bytes:
+    """The payload within a signed value."""
+    return value[keys.SIGNATURE_BYTES :]
 
 
 def site_name(site: SiteId) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pweb.manifest import Manifest
-from p2pweb.records import FileRecord, Record, Signed, SiteRecord
+from p2pweb.records import FileRecord, Record, Signed, SiteRecord, encode_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,19 @@ class LiveVersion:
     def has(self, record: Record) -> bool:
         """Whether this version has just this of the record's path."""
         return self.manifest is not None and _names(self.manifest, record)
+
+    def payloads(self) -> set[bytes]:
+        """What the signatures cover of every record that this version, or the one before, names.
+
+        For going through all records of a site: comparing bytes costs a hundredth of proving
+        signatures.
+        """
+        return {
+            encode_record(entry.file_record(manifest.public_key))
+            for manifest in (self.manifest, self.before)
+            if manifest is not None
+            for entry in manifest.entries
+        }
 
 
 def _names(manifest: Manifest, record: Record) -> bool:

@@ -39,7 +39,7 @@ from p2pweb.blobs import (
 from p2pweb.errors import CorruptError, UsageError
 from p2pweb.keys import SiteId
 from p2pweb.manifest import InvalidManifestError, Manifest
-from p2pweb.records import InvalidRecordError, Signed, SiteRecord, open_record
+from p2pweb.records import InvalidRecordError, Signed, SiteRecord, open_record, payload_of
 from p2pweb.store.books import Books, Part, Row, connect
 from p2pweb.store.live import LiveVersion, order_of
 from p2pweb.store.segments import SegmentFolder, Segments, SegmentShelf
@@ -109,7 +109,7 @@ class Store:
         self._folder_lock = folder_lock
         self._unwarranted: list[Part] = []
         segments.keep_only(writer.parts_in_files())
-        # Replaced after a commit, never changed: read without a lock.
+        # Its values are replaced after a commit and never changed: read without a lock.
         self._live = {row.site: self._load_live(row) for row in _newest(writer)}
 
     def close(self) -> None:
@@ -217,7 +217,7 @@ class Store:
         changed: dict[SiteId, LiveVersion] = {}
         for site, known in self._live.items():
             if known.manifest is None:
-                changed[site] = self._load_live(_newest(self._writer, site)[0])
+                changed |= {row.site: self._load_live(row) for row in _newest(self._writer, site)}
         for row in self._writer.site_rows(lived=False):
             before = changed.get(row.site) or self._live.get(row.site)
             if before is not None and row.order <= order_of(before.signed):
@@ -235,12 +235,11 @@ class Store:
 
     def _forget_superseded(self, lived: Row, live: LiveVersion, before: LiveVersion | None) -> None:
         """Delete what neither this version nor the one before names."""
-        kept = [lived.value, before.signed.value if before else b""]
+        kept = {lived.value, before.signed.value if before else b""}
+        named = live.payloads()
         for row in self._writer.rows_of_site(lived.site):
-            if row.seq > lived.seq or (row.is_site and row.value in kept):
-                continue
-            signed = _open(row)
-            if row.is_site or signed is None or not live.names(signed.record):
+            is_needed = row.value in kept or payload_of(row.value) in named
+            if row.seq <= lived.seq and not is_needed:
                 self._unwarranted += self._writer.delete_record(row)
 
     def _load_live(self, row: Row) -> LiveVersion:
