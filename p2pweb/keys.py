@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
@@ -30,9 +31,13 @@ SITE_ID_CHARS = 52
 # A key file is some 300 bytes. Anything far longer is another file, named by mistake.
 KEY_FILE_BYTES_MAX = 16 * 1024
 
+# Every record tells its site, and a peer has to do with few; 200 bytes each.
+SITES_SPELLED_MAX = 1_024
+
 _SITE_ID = re.compile(r"[a-z2-7]{51}[aq]")  # 256 bits fill 51.2 characters: the last has one bit
 
 
+@lru_cache(maxsize=SITES_SPELLED_MAX)
 def site_id_of(public_key: bytes) -> SiteId:
     """The site id of a public key (32 bytes)."""
     if len(public_key) != PUBLIC_KEY_BYTES:

@@ -210,6 +210,10 @@ class PeerNode:
         for item in items:
             if isinstance(item.signed.record, SiteRecord):
                 self.sites.notice(item.signed.record.site)
+            elif item.signed.record.seq > self._store.live_seq(item.signed.record.site):
+                # A version is on its way. Without the live one this peer could not tell which of
+                # the records that it has are needed.
+                self.sites.refresh_if_old(item.signed.record.site)
 
     def _has_news(self, site: SiteId) -> None:
         """A newer record came by STORE, without its manifest: fetch that."""

@@ -36,7 +36,7 @@ from p2pweb.exchange.wire import (
 )
 from p2pweb.keys import SiteId, SiteKey
 from p2pweb.manifest import Changes, InvalidManifestError, Manifest, next_version
-from p2pweb.records import COPIES_DEFAULT, InvalidRecordError, SiteRecord, sign
+from p2pweb.records import COPIES_DEFAULT, InvalidRecordError, Signed, SiteRecord, sign
 from p2pweb.store.books import Part
 from p2pweb.store.store import Item
 
@@ -169,6 +169,7 @@ class _Attempt:
         self._run = run
         self._peer = options.peer
         self._key = key
+        self._site_record: Signed | None = None
 
     async def run_once(
         self, hashed: Sequence[HashedFile], left_out: list[LeftOut], now_s: int, floor: int
@@ -292,6 +293,7 @@ class _Attempt:
             manifest_root=blob.root,
         )
         item = Item(sign(record, self._key))
+        self._site_record = item.signed
 
         async def read(part: Part) -> SegmentData | None:
             return segments.get(part)
@@ -354,6 +356,9 @@ class _Attempt:
         while True:
             signed = await self._client.live_site(peer, self._key.site, fresh=True)
             if signed is not None and signed.record.seq >= seq:
+                own = self._site_record
+                if own is not None and signed.record.seq == seq and signed != own:
+                    raise Overtaken(seq)  # Another publisher's version of this seq prevails.
                 return
             if loop.time() > deadline:
                 raise RemoteError(f"{format_address(peer)} does not see version {seq}")

@@ -149,12 +149,17 @@ class Replication:
                 task.missed += 1  # It keeps the record, and the bytes did not reach it.
             elif answer.state == "stale":
                 try:
-                    answer.proved_seq(task.item.signed)
+                    seq = answer.proved_seq(task.item.signed)
                 except InvalidMessageError as error:
                     log.warning("%s answers %s", format_address(contact.address), error)
                     task.missed += 1
                 else:
-                    task.newer = answer.newer
+                    # A peer behind the live version, or ahead of nothing, refuses what lives.
+                    record = task.item.signed.record
+                    if seq > self._store.live_seq(record.site) or not self._store.is_live(record):
+                        task.newer = answer.newer
+                    else:
+                        task.missed += 1
 
     async def _spread_records(self, tasks: Sequence[_Task]) -> None:
         """The records alone to the rest of the closest; nobody counts these."""
@@ -173,7 +178,7 @@ class Replication:
         now = asyncio.get_running_loop().time()
         until, fault = self._avoided.get(contact.address, (now, None))
         if until > now and fault is not None:
-            raise fault
+            raise type(fault)(str(fault))
         try:
             if contact.id not in self._holders:
                 # A quick question first: whoever hangs must not hold up a whole publish.
@@ -181,7 +186,7 @@ class Replication:
             answers = await self._client.push(contact.address, items, self._read)
         except RemoteError as error:
             log.info("a peer keeps no copy: %s", error)
-            self._avoid(contact.address, now, error)
+            self._avoid(contact.address, error)
             raise
         if any(answer.state == "held" for answer in answers):
             self._holders[contact.id] = None
@@ -190,7 +195,8 @@ class Replication:
                 self._holders.popitem(last=False)
         return answers
 
-    def _avoid(self, address: Address, now: float, fault: RemoteError) -> None:
+    def _avoid(self, address: Address, fault: RemoteError) -> None:
+        now = asyncio.get_running_loop().time()  # The failure itself may have taken long.
         self._avoided = {a: known for a, known in self._avoided.items() if known[0] > now}
         self._avoided[address] = (now + AVOID_S, fault)
 

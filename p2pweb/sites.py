@@ -100,11 +100,9 @@ class Sites:
         known = self._entry(site)
         if known.version is None or known.has_news:
             await self._load(site, known)
-        now = asyncio.get_running_loop().time()
-        if known.refreshed_at is None or now - known.refreshed_at > REFRESH_S:
-            refresh = self._start_refresh(site, known)
-            if known.version is None:
-                await asyncio.shield(refresh)
+        refresh = self.refresh_if_old(site) or self._refreshes.get(site)
+        if known.version is None and refresh is not None:
+            await asyncio.shield(refresh)
         if known.version is None and known.fault is not None:
             raise known.fault
         return known.version
@@ -128,6 +126,13 @@ class Sites:
     def refresh_soon(self, site: SiteId) -> None:
         """There may be a newer version: ask, beside whatever goes on."""
         self._start_refresh(site, self._entry(site))
+
+    def refresh_if_old(self, site: SiteId) -> asyncio.Task[None] | None:
+        """Ask, unless that was done a moment ago; the task that does so."""
+        known, now = self._entry(site), asyncio.get_running_loop().time()
+        if known.refreshed_at is None or now - known.refreshed_at > REFRESH_S:
+            return self._start_refresh(site, known)
+        return None
 
     def _entry(self, site: SiteId) -> _Known:
         known = self._known.setdefault(site, _Known())

@@ -13,7 +13,7 @@ from p2pweb.blobs import BLOB_BYTES_MAX, SEGMENT_BYTES, BlobId, SegmentData, seg
 from p2pweb.exchange import wire
 from p2pweb.exchange.wire import Bundle, InvalidMessageError, ItemAnswer, PeerInfo
 from p2pweb.keys import SiteKey
-from p2pweb.records import Encoding, FileRecord, sign
+from p2pweb.records import Encoding, FileRecord, Signed, sign
 from p2pweb.store.store import Held, Item, Outcome, Refused, Stale
 
 KEY = SiteKey(b"k" * 32)
@@ -162,12 +162,16 @@ def test_only_a_signed_record_of_the_site_makes_another_one_stale() -> None:
     def proved(newer: bytes) -> int:
         return ItemAnswer.of(Stale(newer)).proved_seq(SIGNED)
 
-    of_seq = {
-        seq: sign(msgspec.structs.replace(SIGNED.record, seq=seq), KEY)
-        for seq in (SIGNED.record.seq, SIGNED.record.seq + 5)
-    }
-    for seq, newer in of_seq.items():
-        assert proved(newer.value) == seq
+    def record(**changes: object) -> Signed:
+        return sign(msgspec.structs.replace(SIGNED.record, **changes), KEY)
+
+    newer = record(seq=SIGNED.record.seq + 5)
+    assert proved(newer.value) == newer.record.seq
+    assert proved(record(media_type="text/rival").value) == SIGNED.record.seq
+    # Its own echo proves nothing, nor does a record of the same version for another path.
+    for echo in (SIGNED.value, record(path="/another").value):
+        with pytest.raises(InvalidMessageError, match="no rival"):
+            proved(echo)
     forged = bytearray(newer.value)
     forged[0] ^= 1
     other = SiteKey(bytes(32))

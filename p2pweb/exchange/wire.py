@@ -134,6 +134,9 @@ class ItemAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
             raise InvalidMessageError(f"stale, and no record shows it: {error}") from None
         if newer.site != signed.record.site or newer.seq < signed.record.seq:
             raise InvalidMessageError("stale, and the record shown is not newer")
+        is_rival = newer.path in (None, signed.record.path) and newer != signed.record
+        if newer.seq == signed.record.seq and not is_rival:
+            raise InvalidMessageError("stale, and the record shown is no rival of this one")
         return newer.seq
 
     @property

@@ -39,7 +39,7 @@ from p2pweb.blobs import (
 from p2pweb.errors import CorruptError, UsageError
 from p2pweb.keys import SiteId
 from p2pweb.manifest import InvalidManifestError, Manifest
-from p2pweb.records import InvalidRecordError, Signed, SiteRecord, open_record, payload_of
+from p2pweb.records import InvalidRecordError, Record, Signed, SiteRecord, open_record, payload_of
 from p2pweb.store.books import Books, Part, Row, connect
 from p2pweb.store.live import LiveVersion, order_of
 from p2pweb.store.segments import SegmentFolder, Segments, SegmentShelf
@@ -140,13 +140,19 @@ class Store:
         with self._write_lock:
             with self._transaction():
                 outcomes = [self._put_record(item) for item in items]
+                refused = {
+                    part
+                    for item, outcome in zip(items, outcomes, strict=True)
+                    if not isinstance(outcome, Held)
+                    for part in item.signed.record.parts(item.segment)
+                }
                 for data in segments:
-                    self._put_segment(data)
+                    self._put_segment(data, refused)
                 self._segments.sync()
                 live = self._go_live()
                 freed = self._free_unwarranted()
                 outcomes = [
-                    self._wants(item) if isinstance(outcome, Held) else outcome
+                    self._wants(item, live) if isinstance(outcome, Held) else outcome
                     for item, outcome in zip(items, outcomes, strict=True)
                 ]
             self._live |= live
@@ -182,26 +188,30 @@ class Store:
                 if row.with_bytes >= item.with_bytes:
                     return Held(())
                 self._unwarranted += self._writer.delete_record(row)
-        self._writer.add_record(key, item.segment, item.signed, with_bytes=item.with_bytes)
-        # Records that are newer than the live version, and what may crowd them out.
+        # Of the records newer than the live version, only one of a higher seq crowds another out:
+        # what was answered Held must not go because somebody sends an old attempt again.
         live_seq = live.signed.record.seq if live else 0
         newer = [row for row in self._writer.rows(key) if row.seq > live_seq]
-        for row in newer[UNPUBLISHED_KEPT:]:
-            self._unwarranted += self._writer.delete_record(row)
-        if item.signed.value in [row.value for row in newer[UNPUBLISHED_KEPT:]]:
-            return Stale(newer[0].value)
+        if record.seq > live_seq and len(newer) >= UNPUBLISHED_KEPT:
+            if record.seq <= newer[-1].seq:
+                return Stale(newer[0].value)
+            for row in newer[UNPUBLISHED_KEPT - 1 :]:
+                self._unwarranted += self._writer.delete_record(row)
+        self._writer.add_record(key, item.segment, item.signed, with_bytes=item.with_bytes)
         return Held(())
 
-    def _wants(self, item: Item) -> Outcome:
-        """Held, with what is lacking; the row may have gone with a version that went live."""
+    def _wants(self, item: Item, changed: dict[SiteId, LiveVersion]) -> Outcome:
+        """Held, with what is lacking; or the version that went live just now, and took it away."""
         for row in self._writer.rows(_key(item)):
             if row.value == item.signed.value:
                 return Held(tuple(self._writer.missing(row)))
-        return Stale(self._writer.rows(_key(item))[0].value)
+        return Stale(changed[item.signed.record.site].signed.value)
 
-    def _put_segment(self, data: SegmentData) -> None:
+    def _put_segment(self, data: SegmentData, refused: set[Part]) -> None:
         part = (data.blob, data.segment)
         if not self._writer.is_warranted(part):
+            if part in refused:
+                return  # Its record was sent along, and told why it is not kept.
             raise InvalidBlockError(
                 f"no record kept here names segment {data.segment} of blob {data.blob}"
             )
@@ -239,7 +249,10 @@ class Store:
         named = live.payloads()
         for row in self._writer.rows_of_site(lived.site):
             is_needed = row.value in kept or payload_of(row.value) in named
-            if row.seq <= lived.seq and not is_needed:
+            # Of two publishes of one seq the other may still win; the next version frees the
+            # loser's files.
+            is_over = row.seq < lived.seq or (row.seq == lived.seq and row.is_site)
+            if is_over and not is_needed:
                 self._unwarranted += self._writer.delete_record(row)
 
     def _load_live(self, row: Row) -> LiveVersion:
@@ -253,6 +266,8 @@ class Store:
             if (manifest.site, manifest.seq) != (signed.record.site, signed.record.seq):
                 raise InvalidManifestError("it is another version's")
         except (CorruptError, InvalidManifestError) as error:
+            if isinstance(error, _DamagedError):
+                self._writer.delete_segment(error.part)  # So that it is wanted again.
             log.warning("the manifest of version %d is not to be had: %s", row.seq, error)
             return LiveVersion(signed, None, None)
         return LiveVersion(signed, manifest, None)
@@ -304,8 +319,18 @@ class Store:
                 row, signed = opened[0]
             return Kept(signed, row.segment, row.with_bytes and not books.missing(row))
 
+    def live_seq(self, site: SiteId) -> int:
+        """The seq of the live version; 0 where none is known here."""
+        live = self._live.get(site)
+        return live.signed.record.seq if live else 0
+
+    def is_live(self, record: Record) -> bool:
+        """Whether the live version has just this of the record's path."""
+        live = self._live.get(record.site)
+        return live is not None and live.has(record)
+
     def live_site(self, site: SiteId) -> Signed | None:
-        """The site's newest version whose manifest is here whole."""
+        """The site's newest version whose manifest was here whole."""
         kept = self.find(records.dht_key(records.site_name(site)))
         return kept.signed if kept else None
 
