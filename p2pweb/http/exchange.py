@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from p2pweb.errors import P2PWebError
 from p2pweb.http import answers
 from p2pweb.http.messages import Body, Refusal, Request, Response
 from p2pweb.http.parser import BodyData, EndOfMessage, RequestParser
@@ -175,7 +176,10 @@ class Exchange:
             raise
         except Exception as failure:  # noqa: BLE001 - whatever it is, it is logged and answered
             if self.head_sent:
-                _log.warning("the answer to %r broke off", self._request.target, exc_info=True)
+                # Bytes that no peer has any more are told in a line; anything else is our fault.
+                is_known = isinstance(failure, P2PWebError)
+                target = self._request.target
+                _log.warning("%r broke off: %s", target, failure, exc_info=not is_known)
                 return
             self._send_page(failure)
         finally:
