@@ -157,8 +157,8 @@ def test_a_long_file_is_spread_by_segments_and_read_whole_and_in_ranges_anywhere
     with network(tmp_path / "peers", 4) as peers:
         publish(site, peers[0], tmp_path / "key", "--copies", "2")
         sizes = [sum(path.stat().st_size for path in _blob_files(p.data)) for p in peers[1:]]
-        assert all(size < len(film) for size in sizes), "no peer but the first has it all"
-        assert sum(sizes) >= len(film), "the first one is not the only one to have any part"
+        # The first passes everything on and may itself be one of the two closest to a segment.
+        assert len(film) <= sum(sizes) <= 2 * len(film)
 
         newcomer = PeerProcess(free_ports(1)[0], tmp_path / "new", [peers[3].port])
         try:
@@ -188,7 +188,8 @@ RANGES = [
 def test_bytes_that_no_living_peer_has_are_a_503_that_says_why(tmp_path: Path, site: Path) -> None:
     shutil.rmtree(site)
     site.mkdir()
-    for number in range(12):
+    # So many that the reader surely has some of them itself, and surely not all.
+    for number in range(60):
         (site / f"{number}.txt").write_text(f"{number}\n")
     with network(tmp_path / "peers", 3) as peers:
         publish(site, peers[0], tmp_path / "key", "--copies", "1")
