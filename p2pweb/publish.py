@@ -48,6 +48,8 @@ ATTEMPT_PAUSE_S = 2.0
 # How long the new version may take to be seen through another peer, and how often it is asked.
 SEEN_WITHIN_S = 10.0
 SEEN_EVERY_S = 0.25
+# Peers through which the new version is tried to be read before that is given up.
+READERS_MAX = 3
 # Files read back through another peer; all of them would be a second publish.
 SAMPLES_MAX = 8
 # And none that is so long that reading it would hold up the publisher.
@@ -331,7 +333,7 @@ class _Attempt:
         readers = peers[1:] or peers
         self._progress.phase("reading back", 0)
         faults: list[str] = []
-        for peer in readers[:3]:
+        for peer in readers[:READERS_MAX]:
             try:
                 await self._see(peer, summary.seq)
                 await self._sample(peer, summary, manifest)

@@ -7,6 +7,7 @@ all its bytes are on its disk; this peer's own count likewise where it is among 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -169,8 +170,12 @@ class Replication:
                 if contact is not None:
                     item = replace(task.item, with_bytes=False)
                     batches.setdefault(contact, []).append(item)
-        pushes = [self._push(contact, batch) for contact, batch in batches.items()]
-        await asyncio.gather(*pushes, return_exceptions=True)
+
+        async def push(contact: Contact, batch: list[Item]) -> None:
+            with contextlib.suppress(RemoteError):  # `_push` has logged it.
+                await self._push(contact, batch)
+
+        await asyncio.gather(*(push(contact, batch) for contact, batch in batches.items()))
 
     async def _push(self, contact: Contact, items: Sequence[Item]) -> tuple[ItemAnswer, ...]:
         """Have one peer keep these; its answers once it lacks nothing. RemoteError where it fails,
