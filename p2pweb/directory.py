@@ -1,13 +1,17 @@
 """A directory on the publisher's disk → the files of a site.
 
-Walks, names what is left out and why, hashes, and reads segments back for sending. A file's URL
-path is its path below the directory in Unicode's normal form NFC, `/` between names. Nothing
-outside the directory is ever read: a symbolic link that leaves it is refused.
+Walks, names what is left out and why, hashes, encodes, and reads segments back for sending. A
+file's URL path is its path below the directory in Unicode's normal form NFC, `/` between names.
+Nothing outside the directory is ever read: a symbolic link that leaves it is refused. Encoded bytes
+lie in a work directory that the caller makes and removes.
 """
 
 import os
+import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -21,9 +25,10 @@ from p2pweb.blobs import (
     InvalidBlockError,
     SegmentData,
 )
+from p2pweb.encodings import codings_for, compressor, worth_keeping
 from p2pweb.errors import UsageError
 from p2pweb.http.media_types import media_type_of
-from p2pweb.manifest import Entry
+from p2pweb.manifest import Entry, Manifest
 from p2pweb.records import Encoding, path_fault
 
 # The one hidden name that the web itself gives a meaning to (RFC 8615).
@@ -32,6 +37,8 @@ WELL_KNOWN = ".well-known"
 RESERVED_PREFIX = "/.well-known/p2pweb/"
 # The manifest's own limit in bytes comes at about as many.
 FILES_MAX = 100_000
+# Files being encoded at one time: as many as there are processors, at some 30 MB of memory each.
+ENCODERS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,36 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class OnDisk:
+    """A blob, the file that has its bytes, and its joined block hashes."""
+
+    source: Path
+    blob: BlobId
+    hashes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFile:
+    """A file with all its encodings by name: identity first, which is the file itself."""
+
+    file: SiteFile
+    encodings: Mapping[str, OnDisk]
+
+    def entry(self) -> Entry:
+        """The manifest's entry, its seq and time still to be set."""
+        return Entry(
+            path=self.file.path,
+            media_type=media_type_of(self.file.path),
+            seq=0,
+            modified_s=0,
+            encodings=tuple(
+                Encoding(name, found.blob.size_bytes, found.blob.root)
+                for name, found in self.encodings.items()
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class HashedFile:
     """A file with what its bytes came to when they were read."""
 
@@ -67,16 +104,14 @@ class HashedFile:
     blob: BlobId
     hashes: bytes
 
-    def entry(self) -> Entry:
-        """The manifest's entry, its seq and time still to be set."""
-        encoding = Encoding("identity", self.blob.size_bytes, self.blob.root)
-        return Entry(
-            path=self.file.path,
-            media_type=media_type_of(self.file.path),
-            seq=0,
-            modified_s=0,
-            encodings=(encoding,),
-        )
+    @property
+    def identity(self) -> OnDisk:
+        return OnDisk(self.file.source, self.blob, self.hashes)
+
+    @property
+    def codings(self) -> tuple[str, ...]:
+        """The codings to try; none where it is not worth it."""
+        return codings_for(media_type_of(self.file.path), self.blob.size_bytes)
 
 
 def list_directory(root: Path) -> Listing:
@@ -166,38 +201,171 @@ def hash_files(
     files: list[SiteFile], progress: Callable[[int], None] = lambda _: None
 ) -> list[HashedFile]:
     """Read and hash every file; `progress` gets the bytes done since the last call."""
-    return [_hash_file(file, progress) for file in files]
+    return [HashedFile(file, *_hash(file.source, progress)) for file in files]
 
 
-def _hash_file(file: SiteFile, progress: Callable[[int], None]) -> HashedFile:
+def _hash(source: Path, progress: Callable[[int], None]) -> tuple[BlobId, bytes]:
     hasher = BlobHasher()
     size_bytes = 0
     try:
-        with file.source.open("rb") as opened:
+        with source.open("rb") as opened:
             while block := opened.read(BLOCK_BYTES):
                 hasher.add_block(block)
                 progress(len(block))
                 size_bytes += len(block)
                 if size_bytes > BLOB_BYTES_MAX:
-                    raise UsageError(f"{file.source} grows while it is read: stop what writes it")
+                    raise UsageError(f"{source} grows while it is read: stop what writes it")
                 if len(block) < BLOCK_BYTES:
                     break
     except OSError as error:
-        raise UsageError(f"cannot read {file.source}: {error.strerror}") from None
-    return HashedFile(file, *hasher.finish())
+        raise UsageError(f"cannot read {source}: {error.strerror}") from None
+    return hasher.finish()
 
 
-def read_segment(hashed: HashedFile, segment: int) -> SegmentData:
-    """One segment for sending. UsageError where the file is no longer what was hashed."""
-    changed = f"{hashed.file.source} has changed while it was published: publish again"
+def encode_files(
+    files: Sequence[HashedFile], workdir: Path, progress: Callable[[int], None] = lambda _: None
+) -> list[EncodedFile]:
+    """Make the encodings that are worth it, of several files at a time; in the same order.
+
+    Their bytes lie in `workdir`, named by what they are made of, and what lies there is not made
+    again. `progress` gets the source bytes done since the last call, from any thread. UsageError
+    where a file is no longer what was hashed, or where `workdir` cannot be written.
+    """
+    # The longest first: otherwise one of them, begun last, would keep one core busy alone.
+    order = sorted(files, key=lambda file: -file.blob.size_bytes)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, ENCODERS_MAX)) as pool:
+        encoded = pool.map(lambda file: _encode_file(file, workdir, progress), order)
+        by_path = {file.file.path: file for file in encoded}
+    return [by_path[file.file.path] for file in files]
+
+
+def _encode_file(hashed: HashedFile, workdir: Path, progress: Callable[[int], None]) -> EncodedFile:
+    blob = hashed.blob
+    name = f"{blob.root.hex()}-{blob.size_bytes}"
+    places = {coding: workdir / f"{name}.{coding}" for coding in hashed.codings}
     try:
-        with hashed.file.source.open("rb") as opened:
+        missing = {coding: place for coding, place in places.items() if not place.exists()}
+        if missing:
+            _make_encodings(hashed, missing, progress)
+        elif places:
+            progress(blob.size_bytes)
+        sizes = {coding: place.stat().st_size for coding, place in places.items()}
+    except OSError as error:
+        raise UsageError(f"cannot write to {workdir}: {error.strerror}") from None
+    encodings = {"identity": hashed.identity}
+    for coding in worth_keeping(blob.size_bytes, sizes):
+        place = places[coding]
+        encodings[coding] = OnDisk(place, *_hash(place, lambda _: None))
+    return EncodedFile(hashed.file, encodings)
+
+
+def _make_encodings(
+    hashed: HashedFile, places: Mapping[str, Path], progress: Callable[[int], None]
+) -> None:
+    """Encode a file into each of the places, all at once, so that it is read and proved once."""
+    # Files of the same bytes may be on their way in two threads: each has names of its own.
+    unfinished = {
+        place: place.with_suffix(f"{place.suffix}.{threading.get_ident()}")
+        for place in places.values()
+    }
+    with ExitStack() as stack:
+        outputs = [
+            (compressor(coding, hashed.blob.size_bytes), stack.enter_context(new.open("wb")))
+            for coding, new in zip(places, unfinished.values(), strict=True)
+        ]
+        for segment in range(hashed.blob.segment_count):
+            for _, block in read_segment(hashed.identity, segment).blocks():
+                for compressing, output in outputs:
+                    output.write(compressing.compress(block))
+                progress(len(block))
+        for compressing, output in outputs:
+            output.write(compressing.flush())
+    for place, new in unfinished.items():
+        new.replace(place)
+
+
+def read_segment(found: OnDisk, segment: int) -> SegmentData:
+    """One segment for sending. UsageError where the file is no longer what was hashed."""
+    changed = f"{found.source} has changed while it was published: publish again"
+    try:
+        with found.source.open("rb") as opened:
             opened.seek(segment * SEGMENT_BYTES)
-            data = opened.read(hashed.blob.segment_size(segment))
-        found = SegmentData(blob=hashed.blob, segment=segment, hashes=hashed.hashes, data=data)
-        found.check()
-    except OSError:
+            data = opened.read(found.blob.segment_size(segment))
+        read = SegmentData(blob=found.blob, segment=segment, hashes=found.hashes, data=data)
+        read.check()
+    except (OSError, InvalidBlockError):
         raise UsageError(changed) from None
-    except InvalidBlockError:
-        raise UsageError(changed) from None
-    return found
+    return read
+
+
+class EncodingsDifferError(Exception):
+    """A live version's encoding cannot be made again: another version of a library made it."""
+
+
+class SiteContent:
+    """A directory's files as one publish sees them: their entries, and the bytes of every blob.
+
+    What is encoded in the live version already is not encoded again, unless its bytes are asked
+    for: then they must come out as they were, or the live version's encodings are given up
+    altogether. Methods may be called from several threads.
+    """
+
+    def __init__(self, hashed: Sequence[HashedFile], workdir: Path) -> None:
+        self._hashed = hashed
+        self._workdir = workdir
+        self._at_hand = {file.blob: file.identity for file in hashed}
+        # The encodings that the live version has and that were not made here, so far.
+        self._reused: dict[BlobId, HashedFile] = {}
+
+    def to_encode(self, live: Manifest | None) -> list[HashedFile]:
+        """The files whose encodings have to be made, where `live` has those that may be reused."""
+        return [file for file in self._hashed if file.codings and not _reusable(file, live)]
+
+    def entries(
+        self, live: Manifest | None, progress: Callable[[int], None] = lambda _: None
+    ) -> list[Entry]:
+        """The entry of every file, those of `live` reused; the others' encodings are made."""
+        made = {file.file.path: file for file in self._encode(self.to_encode(live), progress)}
+        entries: list[Entry] = []
+        for hashed in self._hashed:
+            reused = _reusable(hashed, live)
+            if reused is not None:
+                entries.append(reused)
+                self._reused.update((encoding.blob, hashed) for encoding in reused.encodings)
+                continue
+            encoded = made.get(hashed.file.path)
+            whole = encoded or EncodedFile(hashed.file, {"identity": hashed.identity})
+            entries.append(whole.entry())
+        return entries
+
+    def read_segment(
+        self, blob: BlobId, segment: int, progress: Callable[[int], None] = lambda _: None
+    ) -> SegmentData:
+        """One segment of any blob of `entries`, whose encoding is made if it was reused.
+
+        EncodingsDifferError where that gives other bytes: ask for `entries` without a live version.
+        """
+        if blob not in self._at_hand:
+            self._encode([self._reused[blob]], progress)
+        if blob not in self._at_hand:
+            raise EncodingsDifferError(self._reused[blob].file.path)
+        return read_segment(self._at_hand[blob], segment)
+
+    def _encode(
+        self, files: Sequence[HashedFile], progress: Callable[[int], None]
+    ) -> list[EncodedFile]:
+        encoded = encode_files(files, self._workdir, progress)
+        for file in encoded:
+            self._at_hand.update((found.blob, found) for found in file.encodings.values())
+        return encoded
+
+
+def _reusable(hashed: HashedFile, live: Manifest | None) -> Entry | None:
+    """The live entry of the same bytes and type, if it has the encodings that it should have."""
+    before = live.get(hashed.file.path) if live else None
+    if before is None or before.blob != hashed.blob:
+        return None
+    if before.media_type != media_type_of(hashed.file.path):
+        return None
+    # What an older version published has none, and gets some if any is worth keeping.
+    return before if len(before.encodings) > 1 or not hashed.codings else None

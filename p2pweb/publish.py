@@ -1,29 +1,31 @@
 """Publishing: a directory becomes the next version of a site, through any one peer.
 
-The way of a publish: list and hash the directory (`directory`), compare with the live version
-(`manifest`), sign what changed, have the peer keep and place it in bundles (`exchange.client`), the
-site record last, and read the new version back through another peer. The key stays here.
+The way of a publish: list, hash and encode the directory (`directory`), compare with the live
+version (`manifest`), sign what changed, have the peer keep and place it in bundles
+(`exchange.client`), the site record last, and read the new version back through another peer. The
+key stays here.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from tempfile import TemporaryDirectory
+from typing import Protocol, TypeVar
 
 from p2pweb import records
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import BlobId, SegmentData, segments_of
 from p2pweb.clock import WallClock
 from p2pweb.directory import (
-    HashedFile,
+    EncodingsDifferError,
     LeftOut,
-    SiteFile,
+    SiteContent,
     hash_files,
     list_directory,
-    read_segment,
 )
 from p2pweb.errors import P2PWebError, RemoteError, UsageError
 from p2pweb.exchange.client import PeerClient
@@ -35,7 +37,7 @@ from p2pweb.exchange.wire import (
     ItemAnswer,
 )
 from p2pweb.keys import SiteId, SiteKey
-from p2pweb.manifest import Changes, InvalidManifestError, Manifest, next_version
+from p2pweb.manifest import Changes, Entry, InvalidManifestError, Manifest, next_version
 from p2pweb.records import COPIES_DEFAULT, InvalidRecordError, Signed, SiteRecord, sign
 from p2pweb.store.books import Part
 from p2pweb.store.store import Item
@@ -56,6 +58,8 @@ SAMPLES_MAX = 8
 SAMPLE_BYTES_MAX = 16 * 1024 * 1024
 # Addresses printed.
 ADDRESSES_MAX = 20
+
+T = TypeVar("T")
 
 
 class Progress(Protocol):
@@ -119,38 +123,52 @@ async def publish(
     await client.peer_info(options.peer)
     listing = await run(lambda: list_directory(options.directory))
     progress.phase("reading", sum(file.size_bytes for file in listing.files))
-    hashed = await _hash(listing.files, progress, run)
+    hashed = await _work(run, lambda advance: hash_files(listing.files, advance), progress.advance)
     key = options.key()
     floor = 0
-    for _ in range(ATTEMPTS_MAX):
-        try:
-            attempt = _Attempt(options, key, client, progress, run)
-            # A clock that stands before 1970 is wrong, and no reason to fail.
-            return await attempt.run_once(hashed, listing.left_out, max(0, int(wall())), floor)
-        except Overtaken as news:
-            floor = news.seq
-            # Two publishers that began together must not meet again at the next version.
-            await asyncio.sleep(rng.uniform(0, ATTEMPT_PAUSE_S))
-        except (InvalidRecordError, InvalidManifestError) as error:
-            raise UsageError(f"this directory makes no version of a site: {error}") from None
+    reuse = True
+    with TemporaryDirectory(prefix="p2pweb-publish-") as folder:
+        content = SiteContent(hashed, Path(folder))
+        for _ in range(ATTEMPTS_MAX):
+            attempt = _Attempt(options, key, client, progress, run, content)
+            try:
+                # A clock that stands before 1970 is wrong, and no reason to fail.
+                now_s = max(0, int(wall()))
+                return await attempt.run_once(listing.left_out, now_s, floor, reuse=reuse)
+            except Overtaken as news:
+                floor = news.seq
+                # Two publishers that began together must not meet again at the next version.
+                await asyncio.sleep(rng.uniform(0, ATTEMPT_PAUSE_S))
+            except EncodingsDifferError:
+                reuse = False
+            except (InvalidRecordError, InvalidManifestError) as error:
+                raise UsageError(f"this directory makes no version of a site: {error}") from None
     raise RemoteError(
         f"another publish of this site is under way: version {floor} is newer; try again"
     )
 
 
-async def _hash(files: list[SiteFile], progress: Progress, run: Runner) -> list[HashedFile]:
-    """Hash beside the loop; cancelled, the thread that does so ends at its next block."""
+async def _work(
+    run: Runner, call: Callable[[Callable[[int], None]], T], advance: Callable[[int], None]
+) -> T:
+    """Run a call that reads files beside the loop, which tells `advance` what it has done.
+
+    Cancelled, it is stopped at its next block, and over when this is: what it works in can go.
+    """
     is_cancelled = False
 
-    def advance(done_bytes: int) -> None:
+    def go_on(done_bytes: int) -> None:
         if is_cancelled:
             raise UsageError("stopped")
-        progress.advance(done_bytes)
+        advance(done_bytes)
 
+    working = asyncio.ensure_future(run(lambda: call(go_on)))
     try:
-        return await run(lambda: hash_files(files, advance))
+        return await asyncio.shield(working)
     except asyncio.CancelledError:
         is_cancelled = True
+        with contextlib.suppress(P2PWebError, EncodingsDifferError):
+            await working
         raise
 
 
@@ -164,21 +182,24 @@ class _Attempt:
         client: PeerClient,
         progress: Progress,
         run: Runner,
+        content: SiteContent,
     ) -> None:
         self._options = options
         self._client = client
         self._progress = progress
         self._run = run
+        self._content = content
         self._peer = options.peer
         self._key = key
         self._site_record: Signed | None = None
 
     async def run_once(
-        self, hashed: Sequence[HashedFile], left_out: list[LeftOut], now_s: int, floor: int
+        self, left_out: list[LeftOut], now_s: int, floor: int, *, reuse: bool
     ) -> Summary:
+        """With `reuse`, files that the live version has keep its encodings."""
         live = await self._live_manifest()
         seq = max(live.seq if live else 0, floor) + 1
-        files = [file.entry() for file in hashed]
+        files = await self._encode(live if reuse else None)
         manifest, changes = next_version(live, self._key.public_key, seq, now_s, files)
         summary = Summary(site=self._key.site, seq=seq, changes=changes, left_out=left_out)
         if self._options.dry_run:
@@ -187,11 +208,19 @@ class _Attempt:
             # The same version: what is missing of its copies is made up for.
             summary.seq, summary.live, manifest = live.seq, True, live
         encoded = manifest.encode()  # Before anything is sent: it may turn out too long.
-        await self._send_files(summary, manifest, {file.file.path: file for file in hashed})
+        await self._send_files(summary, manifest)
         if not summary.live:
             await self._send_site(summary, encoded, now_s)
         await self._read_back(summary, manifest)
         return summary
+
+    async def _encode(self, reused: Manifest | None) -> list[Entry]:
+        to_encode = self._content.to_encode(reused)
+        if to_encode:
+            self._progress.phase("compressing", sum(file.blob.size_bytes for file in to_encode))
+        return await _work(
+            self._run, partial(self._content.entries, reused), self._progress.advance
+        )
 
     async def _live_manifest(self) -> Manifest | None:
         signed = await self._client.live_site(self._peer, self._key.site, fresh=True)
@@ -221,22 +250,22 @@ class _Attempt:
         except InvalidManifestError as error:
             raise RemoteError(f"the live version's manifest makes no sense: {error}") from None
 
-    async def _send_files(
-        self, summary: Summary, manifest: Manifest, hashed: dict[str, HashedFile]
-    ) -> None:
+    async def _send_files(self, summary: Summary, manifest: Manifest) -> None:
         """Place the records, and the bytes, of what changed; of everything where nothing did."""
         names = {*summary.changes.added, *summary.changes.changed}
         entries = [e for e in manifest.entries if not names or e.path in names]
-        total = sum(entry.blob.size_bytes for entry in entries)
+        total = sum(encoding.size_bytes for entry in entries for encoding in entry.encodings)
         self._progress.phase("sending" if names else "checking copies of", total)
         limit = asyncio.Semaphore(BUNDLES_IN_FLIGHT)
-        blobs = {file.blob: file for file in hashed.values()}
 
-        async def read(part: Part) -> SegmentData:
-            blob, segment = part
-            data = await self._run(partial(read_segment, blobs[blob], segment))
-            summary.sent_bytes += len(data.data)
-            return data
+        async def read(parts: Sequence[Part]) -> list[SegmentData]:
+            found = await _work(
+                self._run,
+                lambda advance: [self._content.read_segment(*part, advance) for part in parts],
+                lambda _: None,
+            )
+            summary.sent_bytes += sum(len(data.data) for data in found)
+            return found
 
         async def send(bundle: list[Item]) -> None:
             try:
@@ -260,7 +289,7 @@ class _Attempt:
                 for bundle in _bundles(items):
                     await limit.acquire()
                     group.create_task(send(bundle))
-        except* (P2PWebError, InvalidRecordError, Overtaken) as errors:
+        except* (P2PWebError, InvalidRecordError, Overtaken, EncodingsDifferError) as errors:
             raise _first(errors) from None
 
     def _count(self, summary: Summary, item: Item, answer: ItemAnswer) -> None:
@@ -297,8 +326,8 @@ class _Attempt:
         item = Item(sign(record, self._key))
         self._site_record = item.signed
 
-        async def read(part: Part) -> SegmentData | None:
-            return segments.get(part)
+        async def read(parts: Sequence[Part]) -> list[SegmentData]:
+            return [segments[part] for part in parts]
 
         self._progress.phase("going live", 0)
         answers = await self._client.push(self._peer, [item], read, place_copies=records.COPIES_MAX)

@@ -31,8 +31,9 @@ SEQ_MAX = 9_007_199_254_740_991
 # As many as there are peers that keep a record: the k of Kademlia.
 COPIES_MAX = 20
 COPIES_DEFAULT = 8
-# 100,000 paths at some 150 bytes each; a peer keeps the manifests of its sites in memory.
-MANIFEST_BYTES_MAX = 16 * 1024 * 1024
+# 100,000 paths at some 300 bytes each, with every encoding; a peer keeps the manifests of its sites
+# in memory.
+MANIFEST_BYTES_MAX = 32 * 1024 * 1024
 
 _DOMAIN = {1: b"p2pweb site record 1\0", 2: b"p2pweb file record 1\0"}
 

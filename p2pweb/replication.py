@@ -205,9 +205,12 @@ class Replication:
         self._avoided = {a: known for a, known in self._avoided.items() if known[0] > now}
         self._avoided[address] = (now + AVOID_S, fault)
 
-    async def _read(self, part: Part) -> SegmentData | None:
+    async def _read(self, parts: Sequence[Part]) -> list[SegmentData]:
+        return await self._run(lambda: [data for part in parts if (data := self._read_one(part))])
+
+    def _read_one(self, part: Part) -> SegmentData | None:
         try:
-            return await self._run(lambda: self._store.read_segment(*part))
+            return self._store.read_segment(*part)
         except CorruptError as error:
             log.warning("%s", error)
             return None

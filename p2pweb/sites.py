@@ -37,7 +37,7 @@ REFRESH_S = 10.0
 # Sites whose manifests are in memory. A peer's own few, and what visitors asked it to proxy.
 SITES_MAX = 64
 MANIFESTS_BYTES_MAX = 64 * 1024 * 1024
-# The manifest of a site that is only passed on: some 15,000 paths. Anybody can make a site.
+# The manifest of a site that is only passed on: some 7,000 paths. Anybody can make a site.
 PROXIED_BYTES_MAX = 2 * 1024 * 1024
 # Sites asked for at one time; visitors can name as many as they like.
 REFRESHES_MAX = 256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import unicodedata
 from pathlib import Path
 
@@ -12,11 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pweb import directory
-from p2pweb.blobs import BLOB_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES, blob_of
-from p2pweb.directory import SiteFile, hash_files, list_directory, read_segment
+from p2pweb.blobs import BLOB_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES, BlobId, blob_of
+from p2pweb.directory import (
+    EncodedFile,
+    EncodingsDifferError,
+    HashedFile,
+    SiteContent,
+    SiteFile,
+    encode_files,
+    hash_files,
+    list_directory,
+    read_segment,
+)
+from p2pweb.encodings import SOURCE_BYTES_MIN
 from p2pweb.errors import UsageError
-from p2pweb.manifest import Manifest
-from p2pweb.records import path_fault
+from p2pweb.manifest import Entry, Manifest, next_version
+from p2pweb.records import ENCODING_NAMES, Encoding, path_fault
 
 
 @pytest.fixture
@@ -296,17 +308,10 @@ def test_file_is_hashed_and_read_back_by_segment(root: Path, size: int) -> None:
     (hashed,) = hash_files(list_directory(root).files, done.append)
     assert (hashed.blob, hashed.hashes) == blob_of(data)
     assert sum(done) == size
-    segments = [read_segment(hashed, number) for number in range(hashed.blob.segment_count)]
+    numbers = range(hashed.blob.segment_count)
+    segments = [read_segment(hashed.identity, number) for number in numbers]
     assert b"".join(segment.data for segment in segments) == data
     assert all(segment.hashes == hashed.hashes for segment in segments)
-
-
-def test_hashed_file_makes_an_entry(root: Path) -> None:
-    (hashed,) = hash_files(list_directory(root).files)
-    entry = hashed.entry()
-    assert (entry.path, entry.media_type) == ("/index.html", "text/html; charset=utf-8")
-    assert [encoding.name for encoding in entry.encodings] == ["identity"]
-    assert entry.blob == blob_of(b"home")[0]
 
 
 def test_file_that_is_gone_when_hashed_is_a_usage_error(root: Path) -> None:
@@ -352,7 +357,229 @@ def test_file_that_changed_since_it_was_hashed_is_not_sent(root: Path, now: byte
     else:
         write(root / "index.html", now)
     with pytest.raises(UsageError, match="has changed while it was published: publish again"):
-        read_segment(hashed, 0)
+        read_segment(hashed.identity, 0)
+
+
+# Encoding
+
+
+# Its second half is the first once more, further back than gzip can see.
+PAGE = b"<p>The same words once more.</p>\n" + 2 * random.Random(4).randbytes(40_000).hex().encode()
+# Every encoding has a second segment: gzip saves the zeros, br and zstd what repeats, too.
+NOISE = random.Random(3).randbytes(SEGMENT_BYTES + BLOCK_BYTES)
+BIG = NOISE + 2 * NOISE[-4 * BLOCK_BYTES :] + bytes(SEGMENT_BYTES)
+
+
+def hashed_files(root: Path) -> list[HashedFile]:
+    return hash_files(list_directory(root).files)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+def bytes_of(encoded: EncodedFile) -> dict[str, bytes]:
+    return {name: found.source.read_bytes() for name, found in encoded.encodings.items()}
+
+
+def test_files_worth_it_are_encoded_and_the_others_are_themselves(
+    root: Path, workdir: Path
+) -> None:
+    write(root / "page.html", PAGE)
+    write(root / "photo.jpg", PAGE)
+    write(root / "noise.txt", random.Random(1).randbytes(5_000))
+    write(root / "brief.txt", PAGE[:6_000])
+    write(root / "short.txt", PAGE[: SOURCE_BYTES_MIN - 1])
+    done: list[int] = []
+    encoded = encode_files(hashed_files(root), workdir, done.append)
+    assert [file.file.path for file in encoded] == [
+        "/brief.txt",
+        "/index.html",
+        "/noise.txt",
+        "/page.html",
+        "/photo.jpg",
+        "/short.txt",
+    ]
+    by_path = {file.file.path: file for file in encoded}
+    names = {"/page.html": ENCODING_NAMES, "/brief.txt": ("identity", "gzip")}
+    for path, file in by_path.items():
+        assert tuple(file.encodings) == names.get(path, ("identity",))
+        assert file.encodings["identity"].source == root.resolve() / path[1:]
+        for found in file.encodings.values():
+            assert (found.blob, found.hashes) == blob_of(found.source.read_bytes())
+    entry = by_path["/page.html"].entry()
+    assert (entry.path, entry.media_type) == ("/page.html", "text/html; charset=utf-8")
+    assert tuple(encoding.name for encoding in entry.encodings) == ENCODING_NAMES
+    assert entry.blob == blob_of(PAGE)[0]
+    assert sum(done) == len(PAGE) + 5_000 + 6_000
+
+
+def test_what_lies_in_the_work_directory_is_not_made_again(
+    root: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(root / "page.html", PAGE)
+    write(root / "copy.html", PAGE)
+    files = hashed_files(root)
+    first = encode_files(files, workdir)
+    monkeypatch.setattr(directory, "compressor", None)
+    done: list[int] = []
+    again = encode_files(files, workdir, done.append)
+    assert [*map(bytes_of, again)] == [*map(bytes_of, first)]
+    assert sum(done) == 2 * len(PAGE)
+    assert len(list(workdir.iterdir())) == 3
+
+
+def test_file_that_changed_since_it_was_hashed_is_not_encoded(root: Path, workdir: Path) -> None:
+    write(root / "page.html", PAGE)
+    files = hashed_files(root)
+    write(root / "page.html", PAGE.replace(b"same", b"SAME"))
+    with pytest.raises(UsageError, match="has changed while it was published"):
+        encode_files(files, workdir)
+
+
+def test_work_directory_that_cannot_be_written_is_a_usage_error(root: Path, workdir: Path) -> None:
+    write(root / "page.html", PAGE)
+    workdir.rmdir()
+    with pytest.raises(UsageError, match=r"cannot write to .*work: No such file"):
+        encode_files(hashed_files(root), workdir)
+
+
+def test_progress_that_raises_ends_the_encoding(root: Path, workdir: Path) -> None:
+    for number in range(50):
+        write(root / f"{number}.html", PAGE + b"%d" % number)
+
+    def stop(done_bytes: int) -> None:
+        raise UsageError("stopped")
+
+    with pytest.raises(UsageError, match="stopped"):
+        encode_files(hashed_files(root), workdir, stop)
+
+
+# What a publish takes of the live version
+
+
+def live_of(entries: list[Entry]) -> Manifest:
+    return next_version(None, b"k" * 32, 1, 100, entries)[0]
+
+
+def without_encodings(manifest: Manifest) -> Manifest:
+    """As published before there were any."""
+    bare = [
+        Entry(
+            path=entry.path,
+            media_type=entry.media_type,
+            seq=entry.seq,
+            modified_s=entry.modified_s,
+            encodings=entry.encodings[:1],
+        )
+        for entry in manifest.entries
+    ]
+    return Manifest(manifest.public_key, manifest.seq, bare)
+
+
+def changed_paths(live: Manifest, entries: list[Entry]) -> list[str]:
+    changes = next_version(live, live.public_key, live.seq + 1, 200, entries)[1]
+    return [*changes.added, *changes.changed, *changes.removed]
+
+
+def blobs_of(entries: list[Entry]) -> list[BlobId]:
+    return [encoding.blob for entry in entries for encoding in entry.encodings]
+
+
+def test_entries_of_a_first_version_can_be_read_in_every_encoding(
+    root: Path, workdir: Path
+) -> None:
+    write(root / "page.html", PAGE)
+    write(root / "big.txt", BIG)
+    content = SiteContent(hashed_files(root), workdir)
+    assert [file.file.path for file in content.to_encode(None)] == ["/big.txt", "/page.html"]
+    done: list[int] = []
+    entries = content.entries(None, done.append)
+    assert sum(done) == len(PAGE) + len(BIG)
+    assert [len(entry.encodings) for entry in entries] == [4, 1, 4]
+    assert all(encoding.blob.segment_count == 2 for encoding in entries[0].encodings[1:])
+    for blob in blobs_of(entries):
+        for segment in range(blob.segment_count):
+            assert content.read_segment(blob, segment).blob == blob
+
+
+def test_unchanged_files_keep_the_live_encodings_and_are_not_encoded(
+    root: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(root / "page.html", PAGE)
+    write(root / "other.html", PAGE + b"other")
+    live = live_of(SiteContent(hashed_files(root), workdir).entries(None))
+    write(root / "other.html", PAGE + b"OTHER")
+    content = SiteContent(hashed_files(root), workdir)
+    assert [file.file.path for file in content.to_encode(live)] == ["/other.html"]
+    assert changed_paths(live, content.entries(live)) == ["/other.html"]
+
+    write(root / "other.html", PAGE + b"other")
+    monkeypatch.setattr(directory, "encode_files", lambda files, *_: list(files))
+    content = SiteContent(hashed_files(root), workdir)
+    assert content.to_encode(live) == []
+    assert changed_paths(live, content.entries(live)) == []
+
+
+def test_bytes_of_a_live_encoding_are_made_when_they_are_asked_for(
+    root: Path, workdir: Path, tmp_path: Path
+) -> None:
+    write(root / "page.html", PAGE)
+    live = live_of(SiteContent(hashed_files(root), tmp_path).entries(None))
+    content = SiteContent(hashed_files(root), workdir)
+    entries = content.entries(live)
+    assert not list(workdir.iterdir())
+    for blob in blobs_of(entries):
+        content.read_segment(blob, 0).check()
+    assert len(list(workdir.iterdir())) == 3
+
+
+def test_live_encoding_that_cannot_be_made_again_gives_way_to_new_ones(
+    root: Path, workdir: Path
+) -> None:
+    write(root / "page.html", PAGE)
+    entries = SiteContent(hashed_files(root), workdir).entries(None)
+    foreign = Encoding("br", 3, blob_of(b"old")[0].root)
+    page = entries[1]
+    entries[1] = Entry(
+        path=page.path,
+        media_type=page.media_type,
+        seq=0,
+        modified_s=0,
+        encodings=(page.encodings[0], foreign, *page.encodings[2:]),
+    )
+    live = live_of(entries)
+    content = SiteContent(hashed_files(root), workdir)
+    assert changed_paths(live, content.entries(live)) == []
+    with pytest.raises(EncodingsDifferError, match=r"page\.html"):
+        content.read_segment(foreign.blob, 0)
+    assert changed_paths(live, content.entries(None)) == ["/page.html"]
+
+
+def test_files_published_without_encodings_change_only_if_some_are_worth_it(
+    root: Path, workdir: Path
+) -> None:
+    write(root / "page.html", PAGE)
+    write(root / "noise.txt", random.Random(1).randbytes(5_000))
+    content = SiteContent(hashed_files(root), workdir)
+    bare = without_encodings(live_of(content.entries(None)))
+    assert [file.file.path for file in content.to_encode(bare)] == ["/noise.txt", "/page.html"]
+    assert changed_paths(bare, content.entries(bare)) == ["/page.html"]
+
+
+def test_live_encodings_of_another_media_type_are_not_reused(root: Path, workdir: Path) -> None:
+    write(root / "page.html", PAGE)
+    content = SiteContent(hashed_files(root), workdir)
+    entries = content.entries(None)
+    page = entries[1]
+    entries[1] = Entry(
+        path=page.path, media_type="text/old", seq=0, modified_s=0, encodings=page.encodings
+    )
+    live = live_of(entries)
+    assert changed_paths(live, content.entries(live)) == ["/page.html"]
 
 
 characters = st.characters(codec="utf-8", exclude_characters="/\0")
@@ -379,5 +606,6 @@ def test_any_names_make_a_site_or_say_why_not(
     for path in paths:
         assert path_fault(path) is None
         assert unicodedata.is_normalized("NFC", path)
-    manifest = Manifest(b"k" * 32, 1, (one.entry() for one in hash_files(listing.files)))
+    content = SiteContent(hash_files(listing.files), root)
+    manifest = Manifest(b"k" * 32, 1, content.entries(None))
     assert [entry.path for entry in manifest.entries] == paths

@@ -4,7 +4,7 @@ Each call raises RemoteError with one sentence that begins with the peer's addre
 wrong there: nobody listening, too slow, not a peer, bytes that are not what their root says.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import aiohttp
 from yarl import URL
@@ -176,14 +176,15 @@ class PeerClient:
         self,
         address: Address,
         items: Sequence[Item],
-        read: Callable[[Part], Awaitable[SegmentData | None]],
+        read: Callable[[Sequence[Part]], Awaitable[Sequence[SegmentData]]],
         *,
         place_copies: int | None = None,
     ) -> tuple[ItemAnswer, ...]:
         """Have a peer keep these whole: first the records, then just the bytes that it lacks.
 
-        `read` gives a segment's bytes, or None where they are not to be had; then the answer
-        still wants them. With `place_copies` the peer places what it then holds.
+        `read` gives the bytes of segments, together no more than a bundle holds; where some are
+        not to be had, the answer still wants them. With `place_copies` the peer places what it then
+        holds.
         """
         answers = await self.send(address, items)
         offered = {part for item in items for part in item.signed.record.parts(item.segment)}
@@ -194,20 +195,13 @@ class PeerClient:
         except InvalidMessageError as error:
             where = format_address(address)
             raise RemoteError(f"{where} sent what it should not: {error}") from None
-        batch: list[SegmentData] = []
-        size_bytes = 0
-        for part in wants:
-            blob, segment = part
-            if batch and size_bytes + blob.segment_size(segment) > wire.BUNDLE_DATA_BYTES:
-                await self.send(address, [], batch)
-                batch, size_bytes = [], 0
-            data = await read(part)
-            if data is not None:
-                batch.append(data)
-                size_bytes += len(data.data)
-        if not batch and place_copies is None:
+        *batches, last = _batches(wants) or [[]]
+        for batch in batches:
+            await self.send(address, [], await read(batch))
+        segments = await read(last) if last else []
+        if not segments and place_copies is None:
             return answers
-        return await self.send(address, items, batch, place_copies=place_copies)
+        return await self.send(address, items, segments, place_copies=place_copies)
 
     async def _ask(
         self,
@@ -252,6 +246,21 @@ class PeerClient:
         except (aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise RemoteError(f"{where} broke off: {reason}") from None
+
+
+def _batches(parts: Iterable[Part]) -> list[list[Part]]:
+    """Segments in lists whose bytes fit one bundle."""
+    batches: list[list[Part]] = []
+    room_bytes = 0
+    for part in parts:
+        blob, segment = part
+        size_bytes = blob.segment_size(segment)
+        if not batches or size_bytes > room_bytes:
+            batches.append([])
+            room_bytes = wire.BUNDLE_DATA_BYTES
+        batches[-1].append(part)
+        room_bytes -= size_bytes
+    return batches
 
 
 def _present(answer: "wire._T | None", address: Address) -> "wire._T":

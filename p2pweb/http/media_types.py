@@ -11,6 +11,33 @@ from __future__ import annotations
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
+# What a compressor makes shorter, beside all text and whatever is JSON or XML by its suffix
+# (RFC 6839). Not here: what is compressed in itself (most images, sound and film, woff, archives,
+# documents), what programs read by ranges, which are ranges of the identity (PDF, SQLite, Parquet),
+# and files of a kind that nobody knows.
+_COMPRESSIBLE = frozenset(
+    [
+        # Text, but not called so.
+        "application/json",
+        "application/xml",
+        "application/yaml",
+        "application/toml",
+        "application/rtf",
+        "application/vnd.apple.mpegurl",
+        # Code and tables of numbers: half of it or more.
+        "application/wasm",
+        "font/ttf",
+        "font/otf",
+        "font/collection",
+        "application/vnd.ms-fontobject",
+        "model/gltf-binary",
+        "model/stl",
+        # Pixels as they are.
+        "image/bmp",
+        "image/vnd.microsoft.icon",
+    ]
+)
+
 # By the last extension, in lower case.
 _BY_EXTENSION = {
     # Pages, styles, scripts.
@@ -152,3 +179,9 @@ def media_type_of(name: str) -> str:
     if found is None:
         return DEFAULT_MEDIA_TYPE
     return f"{found}; charset=utf-8" if found.startswith("text/") else found
+
+
+def is_compressible(media_type: str) -> bool:
+    """Whether files of this type, which may have parameters, usually become shorter."""
+    bare = media_type.partition(";")[0]
+    return bare.startswith("text/") or bare.endswith(("+json", "+xml")) or bare in _COMPRESSIBLE
