@@ -1,4 +1,4 @@
-"""The command line: `up`, `publish`, `keys`.
+"""The command line: `up`, `publish`, `preview`, `keys`.
 
 A fault is one sentence on standard error and exit code 1 (2 for words that the command line does
 not have). `publish` exits 0 when every file has the copies wanted, 2 when the version is live and
@@ -6,15 +6,18 @@ short of copies, 1 when it is not live.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -29,12 +32,21 @@ from p2pweb.address import Address, parse_address
 from p2pweb.config import PORT_DEFAULT, NodeFile, parse_host, parse_site, read_node_file
 from p2pweb.errors import P2PWebError, UsageError
 from p2pweb.exchange.client import PeerClient
+from p2pweb.hosts import Hosts, own_names
+from p2pweb.http.access_log import FORMATS, AccessLog
+from p2pweb.http.server import HttpServer
 from p2pweb.keys import SEED_BYTES, KeyFile, SiteKey, create_key_file, list_key_files, load_key_file
+from p2pweb.listening import GRACE_S, listen_fault, server_limits, urls_of
 from p2pweb.node import PeerOptions, start_peer
+from p2pweb.preview import Preview
 from p2pweb.publish import Progress, PublishOptions, Summary, publish
 from p2pweb.records import COPIES_DEFAULT, COPIES_MAX
 
 EXIT_SHORT_OF_COPIES = 2
+# Not a peer's: a preview runs beside one.
+PREVIEW_PORT = 8000
+# Each connection may take two descriptors, and the store a few dozen.
+DESCRIPTORS_WANTED = 4096
 # Names printed of a long list; `--json` has them all.
 NAMES_PRINTED_MAX = 10
 
@@ -78,6 +90,19 @@ _ADDRESS = _Parsed("HOST:PORT", parse_address)
 _PATH = click.Path(path_type=Path)
 
 
+_ACCESS_LOG = click.option(
+    "--access-log",
+    type=_PATH,
+    metavar="FILE",
+    help="Write a line for each answer; - is standard output.",
+)
+_ACCESS_LOG_FORMAT = click.option(
+    "--access-log-format",
+    type=click.Choice(list(FORMATS)),
+    help="Combined Log Format, or one JSON object a line. Default: combined.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="p2pweb")
 def cli() -> None:
@@ -101,6 +126,8 @@ def cli() -> None:
     type=_Parsed("SITE", parse_site),
     help="The site on the bare address. Default: that of the peer joined, or the first published.",
 )
+@_ACCESS_LOG
+@_ACCESS_LOG_FORMAT
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def up(
     node_file: Path | None,
@@ -109,6 +136,8 @@ def up(
     join: tuple[Address, ...],
     data: Path | None,
     home: str | None,
+    access_log: Path | None,
+    access_log_format: str | None,
     verbose: bool,
 ) -> None:
     """Start a peer, and run it until Ctrl-C. Flags win over NODE.toml."""
@@ -121,17 +150,97 @@ def up(
         hosts=host or given.host or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0",),  # noqa: S104
         join=join or given.join or (),
         home=parse_site(home) if home else given.home,
+        access_log=_access_log(
+            access_log or given.access_log, access_log_format or given.access_log_format
+        ),
     )
+    _log_to_stderr(verbose=verbose)
+    _run(_up(options))
+
+
+@cli.command("preview")
+@click.argument("directory", metavar="DIR", type=_PATH)
+@click.option("--port", type=click.IntRange(1, 65_535), default=PREVIEW_PORT, show_default=True)
+@click.option(
+    "--host",
+    type=_Parsed("ADDRESS", parse_host),
+    default="127.0.0.1",
+    show_default=True,
+    help="IP address to listen on.",
+)
+@_ACCESS_LOG
+@_ACCESS_LOG_FORMAT
+def preview_command(
+    directory: Path,
+    port: int,
+    host: str,
+    access_log: Path | None,
+    access_log_format: str | None,
+) -> None:
+    """Serve a directory as it will be once published, without any network, until Ctrl-C."""
+    _log_to_stderr(verbose=False)
+    log = _access_log(access_log, access_log_format)
+    _run(_preview(directory, (host, port), log))
+
+
+async def _preview(directory: Path, address: Address, log: AccessLog | None) -> None:
+    _stop_on_signals()
+    loop = asyncio.get_running_loop()
+    with tempfile.TemporaryDirectory(prefix="p2pweb-preview-") as workdir:
+        preview = Preview(
+            directory,
+            Path(workdir),
+            Hosts(own_names(), lambda: None),
+            lambda call: loop.run_in_executor(None, call),
+            time.time,
+        )
+        note = log.note if log else None
+        server = HttpServer(preview.handle, limits=server_limits(), now_unix=time.time, log=note)
+        try:
+            snapshot = await preview.start()
+            try:
+                await server.start([address])
+            except OSError as error:
+                raise listen_fault(error, address[1]) from None
+            click.echo(f"p2pweb ready: {' '.join(urls_of(server))}")
+            click.echo(f"{len(snapshot.files)} files of {directory}; Ctrl-C stops")
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            click.echo("stopping")
+        finally:
+            await server.close(GRACE_S)
+            await preview.close()
+            if log is not None:
+                await log.close()
+
+
+def _access_log(path: Path | None, form: str | None) -> AccessLog | None:
+    """The access log that was asked for. UsageError where it cannot be written."""
+    if path is None:
+        if form is not None:
+            raise UsageError("an access log format needs --access-log FILE")
+        return None
+    if str(path) == "-":
+        return AccessLog(None, FORMATS[form or "combined"])
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write the access log {path}: {error.strerror}") from None
+    return AccessLog(path, FORMATS[form or "combined"])
+
+
+def _log_to_stderr(*, verbose: bool) -> None:
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
     )
     for noisy in ("asyncio", "aiohttp", "rpcudp", "kademlia"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    _run(_up(options))
 
 
-async def _up(options: PeerOptions) -> None:
+def _stop_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM cancel the current task, and end the process when they come again."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in one
     loop = asyncio.get_running_loop()
@@ -144,6 +253,10 @@ async def _up(options: PeerOptions) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+
+
+async def _up(options: PeerOptions) -> None:
+    _stop_on_signals()
     try:
         node = await start_peer(options, wall=time.time, entropy=os.urandom)
     except asyncio.CancelledError:
@@ -395,8 +508,19 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 100_000 else f"{size_bytes} bytes"
 
 
+def _raise_descriptor_limit() -> None:
+    """Many systems grant 1,024 open files and let a process ask for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = hard == resource.RLIM_INFINITY
+    wanted = DESCRIPTORS_WANTED if unlimited else min(hard, DESCRIPTORS_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # What there is will do for most.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _run(main_task: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where the platform has it."""
+    _raise_descriptor_limit()
     try:
         import uvloop
     except ImportError:

@@ -5,6 +5,8 @@
     join = ["192.168.1.10:8001"]      # peers to join by
     home = "<site id>"                # the site on the bare address
     data = "data/8001"                # where it keeps what it holds, from this file's folder
+    access_log = "access.log"         # a line for each answer; "-" is standard output
+    access_log_format = "combined"    # or "json"
 
 Every fault is one sentence with the file, the line and the key.
 """
@@ -19,6 +21,7 @@ from typing import TypeVar
 
 from p2pweb.address import Address, parse_address
 from p2pweb.errors import UsageError
+from p2pweb.http.access_log import FORMATS
 from p2pweb.keys import SITE_ID_CHARS, SiteId, is_site_id
 
 PORT_DEFAULT = 8001
@@ -35,6 +38,8 @@ class NodeFile:
     join: tuple[Address, ...] | None = None
     home: SiteId | None = None
     data: Path | None = None
+    access_log: Path | None = None
+    access_log_format: str | None = None
 
 
 def read_node_file(path: Path) -> NodeFile:
@@ -56,6 +61,8 @@ def read_node_file(path: Path) -> NodeFile:
         "join": _list_of(parse_address),
         "home": _text(parse_site),
         "data": _text(lambda value: path.parent / value),
+        "access_log": _text(lambda value: Path(value) if value == "-" else path.parent / value),
+        "access_log_format": _text(_log_format),
     }
     found: dict[str, object] = {}
     for key, value in table.items():
@@ -82,6 +89,12 @@ def parse_site(text: str) -> SiteId:
     if not is_site_id(text):
         raise UsageError(f"{text!r} is no site id: it has {SITE_ID_CHARS} characters a-z and 2-7")
     return SiteId(text)
+
+
+def _log_format(text: str) -> str:
+    if text not in FORMATS:
+        raise UsageError(f"an access log is one of {', '.join(FORMATS)}")
+    return text
 
 
 def _port(value: object) -> int:

@@ -6,73 +6,50 @@ from one version. Bytes that cannot be had are a 503 that says why; a path that 
 got is the site's own 404 page, or a plain one.
 """
 
-import ipaddress
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable
+from dataclasses import replace
 
+from p2pweb.clock import WallClock
 from p2pweb.errors import UnavailableError
 from p2pweb.exchange import wire
 from p2pweb.exchange.reader import BlobReader, Source
 from p2pweb.exchange.service import PeerService
+from p2pweb.hosts import Hosts
 from p2pweb.http import answers
-from p2pweb.http.content import respond
-from p2pweb.http.messages import Refusal, Request, Response
-from p2pweb.http.plan import Representation, Resource, plan
+from p2pweb.http.content import respond, respond_without_content
+from p2pweb.http.messages import SHORT_BODY_BYTES_MAX, Request, Response, Span
 from p2pweb.http.service import RequestBody
-from p2pweb.http.target import Target, parse_target, quote_path
-from p2pweb.keys import SITE_ID_CHARS, SiteId, is_site_id
-from p2pweb.manifest import Entry, Found, MovedTo, Nothing
+from p2pweb.http.target import Target, parse_target
+from p2pweb.keys import SiteId
+from p2pweb.pages import METHODS, Page
 from p2pweb.records import dht_key, file_name
 from p2pweb.sites import Sites, SiteVersion
-
-METHODS = ("GET", "HEAD", "OPTIONS")
-# Every peer may hold another version for a moment, so a cache asks each time; a 304 is cheap.
-CACHE_CONTROL = "public, max-age=0, must-revalidate"
-# A holder that restarts, or the news of a new one, is there within seconds.
-RETRY_AFTER_S = 5
-
-
-class Hosts:
-    """Which site a Host names: a site id as first label, or this peer's own names for its home."""
-
-    def __init__(self, own_names: Sequence[str], home: Callable[[], SiteId | None]) -> None:
-        self._own_names = frozenset(["localhost", *(name.lower() for name in own_names)])
-        self._home = home
-
-    def site_of(self, host: str) -> SiteId | None:
-        """The site; None for the home site while there is none. Refusal 421 for other names.
-
-        `host` is lower-case, without port and brackets, and empty where an HTTP/1.0 client
-        names none.
-        """
-        name = host.removesuffix(".")
-        label = name.partition(".")[0]
-        if len(label) == SITE_ID_CHARS and is_site_id(label):
-            return SiteId(label)
-        if not name or name in self._own_names or _is_address(name):
-            return self._home()
-        raise Refusal(421, f"no site of this peer is known as {name}")
 
 
 class Gateway:
     """The handler of every request that reaches a peer."""
 
     def __init__(
-        self, hosts: Hosts, sites: Sites, reader: BlobReader, service: PeerService
+        self,
+        hosts: Hosts,
+        sites: Sites,
+        reader: BlobReader,
+        service: PeerService,
+        wall: WallClock,
     ) -> None:
         self._hosts = hosts
+        self._wall = wall
         self._sites = sites
         self._reader = reader
         self._service = service
 
-    async def handle(self, request: Request, body: RequestBody) -> Response:
-        """Answer one request; `http.server`'s handler."""
+    def handle(self, request: Request, body: RequestBody) -> Response | Awaitable[Response]:
+        """Answer one request, at once where nothing must be waited for; `http.server`'s handler."""
         if request.target == b"*":
             return answers.options(METHODS)
         target = parse_target(request.target)
         if target.path.startswith(wire.PREFIX):
-            return await self._service.handle(request, target.path, target.query, body)
+            return self._service.handle(request, target.path, target.query, body)
         site = self._hosts.site_of(request.host)
         if request.method == "OPTIONS":
             return answers.options(METHODS)
@@ -85,6 +62,30 @@ class Gateway:
                 "This peer is running and has no home site so far. Publish a directory: "
                 "p2pweb publish DIR --peer HOST:PORT",
             )
+        leased = self._sites.leased(site)
+        if leased is not None:
+            version, lease = leased
+            page = version.pages.answer(request, target, self._wall())
+            response = page if isinstance(page, Response) else self._at_hand(version, page)
+            if response is not None:
+                return replace(response, lease=lease)
+        return self._answer(request, target, site)
+
+    def _at_hand(self, version: SiteVersion, page: Page) -> Response | None:
+        """The response, if its bytes are in memory or it has none."""
+        pieces = page.plan.pieces
+        if not pieces:
+            return respond_without_content(page.plan)
+        data = self._reader.at_hand(_source(version, page))
+        if data is None or len(pieces) > 1 or not isinstance(span := pieces[0], Span):
+            return None
+        if span.stop - span.start > SHORT_BODY_BYTES_MAX:
+            return None
+        body = data[span.start : span.stop]
+        return Response(status=page.plan.status, fields=page.plan.fields, body=body)
+
+    async def _answer(self, request: Request, target: Target, site: SiteId) -> Response:
+        """Answer with a version, or with bytes, that must be waited for."""
         try:
             version = await self._sites.current(site)
             if version is None:
@@ -93,71 +94,23 @@ class Gateway:
                     "This site is not known here",
                     f"No peer that can be reached has a version of the site {site}.",
                 )
-            return await self._answer(request, target, version)
+            page = version.pages.answer(request, target, self._wall())
+            if isinstance(page, Response):
+                return self._leased(page, version)
+            source = _source(version, page)
+            response = await respond(page.plan, lambda: self._reader.open(source))
+            return self._leased(response, version)
         except UnavailableError as error:
-            return _unavailable(str(error))
+            return answers.unavailable(str(error))
 
-    async def _answer(self, request: Request, target: Target, version: SiteVersion) -> Response:
-        match version.manifest.resolve(target.path):
-            case Found(entry):
-                return await self._send(request, version, entry, status=200)
-            case MovedTo(path):
-                query = "" if target.query is None else f"?{target.query}"
-                return answers.redirect(301, quote_path(path) + query, cache_control=CACHE_CONTROL)
-            case Nothing(page):
-                if page is not None:
-                    return await self._send(request, version, page, status=404)
-                return answers.error(
-                    404, "There is no such page", "This version of the site has nothing there."
-                )
-
-    async def _send(
-        self, request: Request, version: SiteVersion, entry: Entry, *, status: int
-    ) -> Response:
-        answer = plan(request, _resource(entry, status))
-        source = _source(version.record.site, entry, answer.representation)
-        return await respond(answer, partial(self._reader.read, source))
+    def _leased(self, response: Response, version: SiteVersion) -> Response:
+        """The answer with the lease of its version, if that is still the live one."""
+        leased = self._sites.leased(version.record.site)
+        if leased is None or leased[0] is not version:
+            return response
+        return replace(response, lease=leased[1])
 
 
-def _resource(entry: Entry, status: int) -> Resource:
-    return Resource(
-        media_type=entry.media_type,
-        last_modified_s=entry.modified_s,
-        representations=tuple(
-            Representation(
-                encoding=encoding.name,
-                size_bytes=encoding.size_bytes,
-                # 128 bits of the root: the same at every peer, and another for other bytes.
-                etag=f'"{encoding.root.hex()[:32]}"',
-            )
-            for encoding in entry.encodings
-        ),
-        cache_control=CACHE_CONTROL,
-        status=status,
-    )
-
-
-def _source(site: SiteId, entry: Entry, chosen: Representation | None) -> Source:
-    name = chosen.encoding if chosen else entry.encodings[0].name
-    blob = next(encoding.blob for encoding in entry.encodings if encoding.name == name)
-    return Source(blob, lambda segment: dht_key(file_name(site, entry.path, segment)))
-
-
-def _unavailable(why: str) -> Response:
-    return answers.error(
-        503,
-        "This page exists but cannot be had just now",
-        f"The site has it, and its bytes are on other peers: {why}.",
-        retry_after_s=RETRY_AFTER_S,
-    )
-
-
-def _is_address(name: str) -> bool:
-    # All of an IPv4 literal's labels are digits; anything else that looks like one is a name.
-    if not re.fullmatch(r"[0-9a-f:.]+", name):
-        return False
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+def _source(version: SiteVersion, page: Page) -> Source:
+    site, path = version.record.site, page.entry.path
+    return Source(page.encoding.blob, lambda segment: dht_key(file_name(site, path, segment)))

@@ -6,7 +6,6 @@ runs (its id, its home site, its contacts) is one small file in its directory.
 """
 
 import asyncio
-import errno
 import logging
 import random
 import socket
@@ -22,16 +21,18 @@ from p2pweb.clock import Entropy, WallClock
 from p2pweb.dht.contact import ID_BYTES, canonical_host
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
 from p2pweb.dht.overlay import Overlay
-from p2pweb.errors import RemoteError, UsageError
+from p2pweb.errors import RemoteError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.service import Duties, PeerService
 from p2pweb.exchange.wire import PROTOCOL, PeerInfo
-from p2pweb.gateway import Gateway, Hosts
+from p2pweb.gateway import Gateway
 from p2pweb.holdings import Holdings
+from p2pweb.hosts import Hosts, own_names
+from p2pweb.http.access_log import AccessLog
 from p2pweb.http.server import HttpServer
-from p2pweb.http.service import ServerLimits
 from p2pweb.keys import SiteId
+from p2pweb.listening import GRACE_S, listen_fault, server_limits, urls_of
 from p2pweb.peer_state import PeerState, read_peer_state, write_peer_state
 from p2pweb.records import (
     Signed,
@@ -46,8 +47,6 @@ log = logging.getLogger("p2pweb.node")
 # Disk and hashing beside the event loop. Two cores are what the smallest machines have; the others
 # wait for the disk.
 WORKERS = 4
-# Answers in flight when a peer is told to stop.
-GRACE_S = 5.0
 # A peer that is alone, or has no home site yet, asks the peers that it was told to join so often.
 ASK_AGAIN_S = 5.0
 # Contacts are saved so long after one came or went, so that many at once are one write.
@@ -65,6 +64,7 @@ class PeerOptions:
     hosts: tuple[str, ...] = ("::",)
     join: tuple[Address, ...] = ()
     home: SiteId | None = None
+    access_log: AccessLog | None = None
 
 
 class PeerNode:
@@ -105,19 +105,20 @@ class PeerNode:
             place=self.replication.place,
         )
         service = PeerService(store, duties, self._run)
-        hosts = Hosts(_own_names(), lambda: self.holdings.home)
-        gateway = Gateway(hosts, self.sites, self.reader, service)
-        self.server = HttpServer(gateway.handle, limits=ServerLimits(), now_unix=wall)
+        hosts = Hosts(own_names(), lambda: self.holdings.home)
+        gateway = Gateway(hosts, self.sites, self.reader, service, wall)
+        self._access_log = options.access_log
+        self.server = HttpServer(
+            gateway.handle,
+            limits=server_limits(),
+            now_unix=wall,
+            log=self._access_log.note if self._access_log else None,
+        )
 
     @property
     def urls(self) -> list[str]:
         """Where a browser on this machine, and on others, finds this peer."""
-        urls: list[str] = []
-        for host, port in self.server.addresses:
-            hosts = ["127.0.0.1", *_addresses_of_this_machine()]
-            reached = hosts if host in ("::", "0.0.0.0") else [host]  # noqa: S104
-            urls += [f"http://{format_address((name, port))}/" for name in reached]
-        return list(dict.fromkeys(urls))
+        return urls_of(self.server)
 
     def info(self) -> PeerInfo:
         return PeerInfo(
@@ -131,7 +132,7 @@ class PeerNode:
             await self.overlay.listen(addresses)
             await self.server.start(addresses)
         except OSError as error:
-            raise UsageError(_listen_fault(error, self._options.port)) from None
+            raise listen_fault(error, self._options.port) from None
         await self._join()
         self._save_state()
         self._asking = asyncio.ensure_future(self._keep_asking())
@@ -146,6 +147,8 @@ class PeerNode:
             self._saving.cancel()
             self._remember_contacts()
         await self.server.close(GRACE_S)
+        if self._access_log is not None:
+            await self._access_log.close()
         await self.sites.close()
         await self.reader.close()
         await self.client.close()
@@ -297,37 +300,3 @@ async def _resolve(address: Address) -> list[Address]:
         return []
     hosts = [canonical_host(str(info[4][0])) for info in infos]
     return [(name, port) for name in dict.fromkeys(hosts) if name is not None]
-
-
-def _listen_fault(error: OSError, port: int) -> str:
-    # uvloop tells the cause of a failed UDP bind as the cause alone.
-    while error.errno is None and isinstance(error.__cause__, OSError):
-        error = error.__cause__
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} is in use by another program: choose another with --port"
-    if error.errno == errno.EACCES:
-        return f"port {port} may not be used by this user: choose one above 1023 with --port"
-    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return f"this machine has no such address to listen on: {error.strerror}"
-    return f"cannot listen on port {port}: {error.strerror or error}"
-
-
-def _own_names() -> list[str]:
-    """This machine's names, under which visitors may ask for the home site."""
-    name = socket.gethostname()
-    label = name.partition(".")[0]
-    return [name, label, f"{label}.local", f"{label}.lan"]
-
-
-def _addresses_of_this_machine() -> list[str]:
-    """The address from which this machine would reach others: no packet is sent to find out."""
-    found: list[str] = []
-    # RFC 5737 and RFC 3849: addresses for documentation, which route like any other.
-    for family, there in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((there, 9))
-                found.append(probe.getsockname()[0])
-        except OSError:
-            continue
-    return found

@@ -7,16 +7,19 @@ once and refreshed in the background; a push of a new record (`notice`) brings i
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2pweb.blobs import InvalidBlockError, segments_of
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange.reader import BlobReader, Runner, Source
+from p2pweb.http.messages import Lease
 from p2pweb.keys import SiteId
 from p2pweb.manifest import InvalidManifestError, Manifest
+from p2pweb.pages import Pages
 from p2pweb.records import (
     InvalidRecordError,
     Signed,
@@ -52,11 +55,14 @@ class SiteVersion:
     signed: Signed
     record: SiteRecord
     manifest: Manifest
+    pages: Pages
 
 
 @dataclass(slots=True)
 class _Known:
     version: SiteVersion | None = None
+    # While it lasts, the version is served without another look.
+    lease: Lease = field(default_factory=lambda: Lease(-math.inf))
     refreshed_at: float | None = None
     has_news: bool = False
     fault: UnavailableError | None = None
@@ -91,6 +97,18 @@ class Sites:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def leased(self, site: SiteId) -> tuple[SiteVersion, Lease] | None:
+        """The live version, if that need not be looked at again just now.
+
+        The lease ends when there is news, or when it is time to ask again.
+        """
+        known = self._known.get(site)
+        if known is None or known.version is None:
+            return None
+        self._known.move_to_end(site)
+        now = asyncio.get_running_loop().time()
+        return (known.version, known.lease) if now < known.lease.until_s else None
+
     async def current(self, site: SiteId) -> SiteVersion | None:
         """The live version as far as this peer knows; None where nobody has one.
 
@@ -100,11 +118,19 @@ class Sites:
         known = self._entry(site)
         if known.version is None or known.has_news:
             await self._load(site, known)
-        refresh = self.refresh_if_old(site) or self._refreshes.get(site)
+        try:
+            refresh = self.refresh_if_old(site) or self._refreshes.get(site)
+        except UnavailableError:
+            if known.version is None:
+                raise
+            refresh = None  # Strangers' sites are asked for; what is known is served meanwhile.
         if known.version is None and refresh is not None:
             await asyncio.shield(refresh)
         if known.version is None and known.fault is not None:
             raise known.fault
+        if known.version is not None and known.refreshed_at is not None and not known.has_news:
+            known.lease.end()
+            known.lease = Lease(known.refreshed_at + REFRESH_S)
         return known.version
 
     async def fresh(self, site: SiteId) -> SiteVersion | None:
@@ -122,6 +148,7 @@ class Sites:
         known = self._known.get(site)
         if known is not None:
             known.has_news = True
+            known.lease.end()
 
     def refresh_soon(self, site: SiteId) -> None:
         """There may be a newer version: ask, beside whatever goes on."""
@@ -148,7 +175,9 @@ class Sites:
             if len(self._known) <= SITES_MAX and size_bytes <= MANIFESTS_BYTES_MAX:
                 break
             if site not in self._refreshes and not self._keeps(site):
-                gone = self._known.pop(site).version
+                forgotten = self._known.pop(site)
+                forgotten.lease.end()
+                gone = forgotten.version
                 size_bytes -= gone.record.manifest_size_bytes if gone else 0
 
     async def _load(self, site: SiteId, known: _Known) -> None:
@@ -162,6 +191,9 @@ class Sites:
         except UnavailableError as error:
             log.warning("the manifest of %s is not to be had: %s", site, error)
             known.fault = error
+        except BaseException:
+            known.has_news = True
+            raise
 
     def _start_refresh(self, site: SiteId, known: _Known) -> asyncio.Task[None]:
         refresh = self._refreshes.get(site)
@@ -210,6 +242,7 @@ class Sites:
         # Asked again: another version may have been taken meanwhile.
         if self._is_higher(signed, known):
             known.version = version
+            known.lease.end()
             site = version.record.site
             self._highest[site] = signed
             self._highest.move_to_end(site)
@@ -237,7 +270,7 @@ class Sites:
             raise UnavailableError(f"the site's manifest makes no sense: {error}") from None
         if manifest.site != record.site or manifest.seq != record.seq:
             raise UnavailableError("the site's manifest is another version's")
-        return SiteVersion(signed, record, manifest), data
+        return SiteVersion(signed, record, manifest, Pages(manifest)), data
 
 
 def _site_record(value: bytes, site: SiteId) -> Signed | None:

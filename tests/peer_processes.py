@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "tools" / "site"
@@ -61,13 +62,16 @@ class PeerProcess:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self, *flags: str) -> PeerProcess:
+    def command(self) -> list[str]:
         joins = [word for port in self.join for word in ("--join", f"127.0.0.1:{port}")]
-        command = ["up", "--port", str(self.port), "--host", "127.0.0.1", "--data", str(self.data)]
+        return ["up", "--data", str(self.data), *joins]
+
+    def start(self, *flags: str) -> Self:
+        place = ("--port", str(self.port), "--host", "127.0.0.1")
         self.data.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "p2pweb", *command, *joins, *flags],
+                [sys.executable, "-m", "p2pweb", *self.command(), *place, *flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -75,6 +79,11 @@ class PeerProcess:
         line = self.read_line()
         assert line.startswith("p2pweb ready"), self.log.read_text()
         return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
 
     @property
     def log(self) -> Path:
@@ -118,6 +127,24 @@ class PeerProcess:
             assert time.monotonic() < deadline, f"{path} is still {found.body[:80]!r}"
 
 
+@dataclass
+class PreviewProcess(PeerProcess):
+    """One `p2pweb preview` of the directory `data`; its log stands beside it."""
+
+    def command(self) -> list[str]:
+        return ["preview", str(self.data)]
+
+
+@contextlib.contextmanager
+def preview(directory: Path) -> Iterator[PreviewProcess]:
+    """A preview of a directory, which must lie where files may be written beside it."""
+    process = PreviewProcess(free_ports(1)[0], directory)
+    try:
+        yield process.start()
+    finally:
+        process.kill_9()
+
+
 @contextlib.contextmanager
 def network(folder: Path, count: int) -> Iterator[list[PeerProcess]]:
     """So many peers that have joined by the first one, in `folder`/<number>."""
@@ -133,13 +160,15 @@ def network(folder: Path, count: int) -> Iterator[list[PeerProcess]]:
         yield peers
 
 
-def run_cli(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    *words: str, patience_s: float = PATIENCE_S, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`p2pweb WORDS`, to its end."""
     return subprocess.run(
         [sys.executable, "-m", "p2pweb", *words],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=patience_s,
         env={**os.environ, **environment},
         check=False,
     )

@@ -22,6 +22,8 @@ host = ["127.0.0.1", "::1"]
 join = ["192.168.1.10:8001", "[2001:DB8::1]:8002"]
 home = "{SITE}"
 data = "data/8001"
+access_log = "access.log"
+access_log_format = "json"
 """
 
 
@@ -46,12 +48,19 @@ def test_whole_file_is_read(path: Path) -> None:
         join=(("192.168.1.10", 8001), ("2001:db8::1", 8002)),
         home=SITE,
         data=path.parent / "data/8001",
+        access_log=path.parent / "access.log",
+        access_log_format="json",
     )
 
 
 def test_what_is_left_out_is_none(path: Path) -> None:
     path.write_text("# nothing\n")
     assert read_node_file(path) == NodeFile()
+
+
+def test_access_log_may_be_standard_output(path: Path) -> None:
+    path.write_text('access_log = "-"')
+    assert read_node_file(path).access_log == Path("-")
 
 
 def test_absolute_data_folder_stays(path: Path) -> None:
@@ -77,13 +86,14 @@ def test_absolute_data_folder_stays(path: Path) -> None:
         ("home = 1", "it takes a text in quotes"),
         ('home = "x"', "'x' is no site id: it has 52 characters a-z and 2-7"),
         ("data = []", "it takes a text in quotes"),
+        ('access_log_format = "common"', "an access log is one of combined, json"),
     ],
 )
 def test_wrong_value_is_named_with_file_line_and_key(path: Path, line: str, why: str) -> None:
     key = line.split()[0]
     others = "".join(one for one in WHOLE.splitlines(True) if not one.startswith(key))
     said = fault(path, f"{others}# {key} = comment\n\n{line}\n")
-    assert said == f"node.toml, line 7, key '{key}': {why}"
+    assert said == f"node.toml, line 9, key '{key}': {why}"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +112,7 @@ def test_unknown_key_is_named_with_its_line(path: Path, line: str, key: str) -> 
     said = fault(path, f"port = 1\n\n{line}\n")
     assert said == (
         f"node.toml, line 3, key '{key}': there is no such key; "
-        "known are port, host, join, home, data"
+        "known are port, host, join, home, data, access_log, access_log_format"
     )
 
 

@@ -94,7 +94,7 @@ def frame(version: tuple[int, int], length: int | None, close: bool) -> Framing:
 def test_head_is_written_with_its_framing() -> None:
     head = encode_head(200, (("ETag", '"é"'),), frame(HTTP_1_1, 5, False))
     assert head == (
-        b'HTTP/1.1 200 OK\r\nETag: "\xe9"\r\nDate: NOW\r\nServer: p2pweb\r\n'
+        b'HTTP/1.1 200 OK\r\nETag: "\xe9"\r\nServer: p2pweb\r\nDate: NOW\r\n'
         b"Content-Length: 5\r\n\r\n"
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from p2pweb.http.content import respond
-from p2pweb.http.messages import Body
+from p2pweb.http.content import FileContent, respond, respond_without_content
+from p2pweb.http.messages import SHORT_BODY_BYTES_MAX, Body, Piece, Span
 from p2pweb.http.plan import Plan
 
 FIELDS = (("Content-Type", "text/plain"),)
@@ -19,100 +20,99 @@ class GoneError(Exception):
 
 
 @dataclass
-class Source:
-    """Yields these chunks, then fails if it is to; knows what it was asked and if it was closed."""
+class Stored:
+    """Gives out its bytes so many at a time; knows what it was asked and if it was closed."""
 
-    chunks: list[bytes]
-    fails: bool = False
+    data: bytes
+    step_bytes: int = 1 << 30
     asked: list[tuple[int, int]] = field(default_factory=list)
-    given: int = 0
-    closed: bool = False
+    closed: int = 0
+    fails: bool = False
 
-    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+    def fileno(self) -> None:
+        """It is no file."""
+
+    async def read(self, start: int, stop: int) -> memoryview:
         self.asked.append((start, stop))
-        try:
-            for chunk in self.chunks:
-                self.given += 1
-                yield chunk
-            if self.fails:
-                raise GoneError
-        finally:
-            self.closed = True
+        if self.fails:
+            raise GoneError
+        return memoryview(self.data)[start : min(stop, start + self.step_bytes)]
+
+    def close(self) -> None:
+        self.closed += 1
 
 
-def send(start: int, stop: int) -> Plan:
-    """A plan to send these bytes."""
-    return Plan(status=206, fields=FIELDS, start=start, stop=stop, content_length=stop - start)
-
-
-def stream(body: bytes | Body) -> AsyncGenerator[bytes, None]:
-    assert isinstance(body, Body)
-    assert isinstance(body.chunks, AsyncGenerator)
-    return body.chunks
+def send(*pieces: Piece) -> Plan:
+    """A plan to send these pieces."""
+    sizes = [len(one) if isinstance(one, bytes) else one.stop - one.start for one in pieces]
+    return Plan(status=206, fields=FIELDS, pieces=pieces, content_length=sum(sizes))
 
 
 @pytest.mark.parametrize("status", [200, 304, 412])
 async def test_answer_without_content_reads_nothing(status: int) -> None:
-    source = Source([b"never"])
+    stored = Stored(b"never")
     length = None if status == 304 else 0
     answer = Plan(status=status, fields=FIELDS, content_length=length)
-    response = await respond(answer, source.read)
+    response = await respond(answer, lambda: stored)
     assert (response.status, response.fields, response.body) == (status, FIELDS, b"")
-    assert source.asked == []
+    assert stored.asked == []
 
 
-async def test_head_keeps_the_length_and_reads_nothing() -> None:
-    source = Source([b"never"])
-    answer = Plan(status=200, fields=FIELDS, content_length=7)
-    response = await respond(answer, source.read)
+def test_answer_to_head_has_a_length_and_no_bytes() -> None:
+    response = respond_without_content(Plan(status=200, fields=FIELDS, content_length=5))
     assert isinstance(response.body, Body)
-    assert response.body.size_bytes == 7
-    assert source.asked == []
-    with pytest.raises(AssertionError, match="without content"):
-        await anext(response.body.chunks)
+    assert (response.body.size_bytes, response.body.pieces) == (5, ())
+    with pytest.raises(AssertionError):
+        response.body.open()
 
 
-async def test_content_in_one_piece_is_a_body_of_bytes() -> None:
-    source = Source([b"whole"])
-    response = await respond(send(2, 7), source.read)
-    assert (response.status, response.fields, response.body) == (206, FIELDS, b"whole")
-    assert source.asked == [(2, 7)]
-    assert source.closed
+@pytest.mark.parametrize("step_bytes", [1, 3, 100])
+async def test_short_body_is_read_whole_and_closed(step_bytes: int) -> None:
+    stored = Stored(b"0123456789", step_bytes)
+    response = await respond(send(Span(2, 7)), lambda: stored)
+    assert (response.status, response.body) == (206, b"23456")
+    assert type(response.body) is bytes
+    assert stored.closed == 1
 
 
-async def test_longer_content_is_streamed_after_its_first_piece() -> None:
-    source = Source([b"a", b"bc", b"d"])
-    response = await respond(send(0, 4), source.read)
-    assert source.given == 1
+async def test_short_body_of_several_pieces_is_joined() -> None:
+    stored = Stored(b"0123456789", 2)
+    response = await respond(send(b"<", Span(0, 3), b"|", Span(8, 10), b">"), lambda: stored)
+    assert response.body == b"<012|89>"
+
+
+async def test_long_body_is_left_where_it_lies_but_for_its_first_bytes() -> None:
+    size = SHORT_BODY_BYTES_MAX + 1
+    stored = Stored(bytes(size))
+    response = await respond(send(b"<", Span(0, size)), lambda: stored)
     assert isinstance(response.body, Body)
-    assert response.body.size_bytes == 4
-    assert [chunk async for chunk in response.body.chunks] == [b"a", b"bc", b"d"]
-    assert source.closed
+    assert response.body.size_bytes == size + 1
+    assert response.body.pieces == (b"<", Span(0, size))
+    assert response.body.open() is stored
+    assert (stored.asked, stored.closed) == ([(0, size)], 1)
 
 
-async def test_what_fails_before_the_first_piece_passes_through() -> None:
-    source = Source([], fails=True)
+@pytest.mark.parametrize("size", [10, SHORT_BODY_BYTES_MAX + 1])
+async def test_bytes_that_cannot_be_had_raise_before_there_is_an_answer(size: int) -> None:
     with pytest.raises(GoneError):
-        await respond(send(0, 4), source.read)
-    assert source.closed
+        await respond(send(Span(0, size)), lambda: Stored(b"", fails=True))
 
 
-async def test_what_fails_later_breaks_the_body_off() -> None:
-    source = Source([b"a", b"b"], fails=True)
-    response = await respond(send(0, 4), source.read)
-    chunks = stream(response.body)
-    assert [await anext(chunks), await anext(chunks)] == [b"a", b"b"]
-    with pytest.raises(GoneError):
-        await anext(chunks)
-    assert source.closed
+async def test_file_is_read_at_any_place(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    with path.open("rb") as file:
+        content = FileContent(file.fileno())
+        assert content.fileno() == file.fileno()
+        assert await content.read(2, 5) == b"234"
+        assert content.read_now(8, 20) == b"89"
 
 
-@pytest.mark.parametrize("pieces", [0, 1, 2])
-async def test_body_that_is_closed_early_closes_its_source(pieces: int) -> None:
-    source = Source([b"a", b"b", b"c"])
-    response = await respond(send(0, 3), source.read)
-    chunks = stream(response.body)
-    for _ in range(pieces):
-        await anext(chunks)
-    await chunks.aclose()
-    assert source.closed
+async def test_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+
+    content = FileContent(os.open(path, os.O_RDONLY))
+    content.close()
+    with pytest.raises(OSError):
+        content.read_now(0, 1)

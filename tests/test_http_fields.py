@@ -20,6 +20,7 @@ from p2pweb.http.fields import (
     parse_range,
     split_list,
 )
+from p2pweb.http.messages import Span
 
 # The date that RFC 9110 §5.6.7 writes in all three forms.
 EXAMPLE_S = 784111777
@@ -80,6 +81,9 @@ def test_two_digit_year_is_at_most_fifty_years_ahead() -> None:
     # NOW_S lies in 2027.
     assert parse_date(b"Friday, 01-Jan-77 00:00:00 GMT", near_unix_s=NOW_S) == 3376684800
     assert parse_date(b"Sunday, 01-Jan-78 00:00:00 GMT", near_unix_s=NOW_S) == 252460800
+    # Fifty years to the second, and a second more.
+    assert parse_date(b"Friday, 15-Jan-77 08:00:00 GMT", near_unix_s=NOW_S) == 3377923200
+    assert parse_date(b"Saturday, 15-Jan-77 08:00:01 GMT", near_unix_s=NOW_S) == 222163201
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,7 @@ def test_two_digit_year_is_at_most_fifty_years_ahead() -> None:
         (b'"a', ()),
         (b'"a" "b"', ()),
         (b'"a", *', ()),
+        (b"*,", ()),
         (b'"a b"', ()),
     ],
 )
@@ -152,7 +157,7 @@ def test_list_drops_blanks_and_empty_elements() -> None:
 def test_ranges_resolve(value: bytes, spans: list[tuple[int, int] | None]) -> None:
     specs = parse_range(value)
     assert specs is not None
-    assert [spec.resolve(10) for spec in specs] == spans
+    assert [spec.resolve(10) for spec in specs] == [span and Span(*span) for span in spans]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +172,7 @@ def test_ranges_resolve(value: bytes, spans: list[tuple[int, int] | None]) -> No
         b"bytes=1",
         b"bytes=4-2",
         b"bytes=0-1,4-2",
+        b"bytes=" + b"9" * 30 + b"-" + b"9" * 29 + b"8",
         b"bytes=0-1;2-3",
         b"bytes=1 - 2",
         b"bytes=--1",
@@ -187,7 +193,7 @@ def test_many_ranges_are_ignored() -> None:
 
 
 def test_suffix_of_an_empty_representation_is_all_of_it() -> None:
-    assert RangeSpec(first=None, last=5).resolve(0) == (0, 0)
+    assert RangeSpec(first=None, last=5).resolve(0) == Span(0, 0)
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import math
+import os
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+from unittest.mock import ANY
 
 import aiohttp
 import pytest
 
+from p2pweb.errors import UnavailableError
 from p2pweb.http.connection import Connection
-from p2pweb.http.messages import Body, Refusal, Request, Response
+from p2pweb.http.messages import Body, Lease, Refusal, Request, Response, Span
 from p2pweb.http.server import AccessEntry, HttpServer, RequestBody, ServerLimits
+
+BOTH_LOOPS = True
 
 # Long enough for a slow machine, short enough to notice a hang.
 PATIENCE_S = 5.0
@@ -97,15 +106,44 @@ async def read_answer(
     return int(status.split(" ")[1]), fields, body
 
 
-def in_chunks(*chunks: bytes, size_bytes: int | None = None, fails: bool = False) -> Response:
-    async def make() -> AsyncIterator[bytes]:
-        for chunk in chunks:
-            yield chunk
-        if fails:
-            raise OSError("the source ran dry")
+@dataclass
+class Stored:
+    """Bytes to be sent from memory, so many at a time, or from a file."""
 
-    size = sum(map(len, chunks)) if size_bytes is None else size_bytes
-    return Response(status=200, body=Body(size_bytes=size, chunks=make()))
+    data: bytes
+    fails_at: int | None = None
+    step_bytes: int = 65536
+    path: Path | None = None
+    opened: int = 0
+    reads: int = 0
+    closed: int = 0
+    file: BinaryIO | None = None
+
+    def open(self) -> Stored:
+        self.opened += 1
+        if self.path is not None:
+            self.file = self.path.open("rb")
+        return self
+
+    def fileno(self) -> int | None:
+        return None if self.file is None else self.file.fileno()
+
+    async def read(self, start: int, stop: int) -> memoryview:
+        self.reads += 1
+        await asyncio.sleep(0)
+        if self.fails_at is not None and start >= self.fails_at:
+            raise OSError("the source ran dry")
+        return memoryview(self.data)[start : min(stop, start + self.step_bytes)]
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.file is not None:
+            self.file.close()
+
+    def answer(self, size_bytes: int | None = None) -> Response:
+        size_bytes = len(self.data) if size_bytes is None else size_bytes
+        body = Body(size_bytes=size_bytes, pieces=(Span(0, size_bytes),), open=self.open)
+        return Response(status=200, body=body)
 
 
 # Answers
@@ -114,8 +152,8 @@ def in_chunks(*chunks: bytes, size_bytes: int | None = None, fails: bool = False
 async def test_answer_has_date_server_and_length() -> None:
     async with serve() as site:
         assert await site.talk(LAST) == (
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
-            b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nServer: p2pweb\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: p2pweb\r\n"
+            b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
             b"Content-Length: 1\r\nConnection: close\r\n\r\n/"
         )
 
@@ -169,9 +207,9 @@ async def test_pipelined_requests_wait_as_bytes() -> None:
         writer.write(GET * count)
         await until(lambda: site.server._connections)
         connection = only_connection(site)
-        await until(lambda: connection._reading_paused)
+        await until(lambda: connection._reading_paused and handled)
         assert handled == 1
-        assert connection.parser.buffered_bytes < 64 * 1024 + 256 * 1024
+        assert connection.parser.buffered_bytes == ServerLimits().read_ahead_bytes_max
         go.set()
         for _ in range(count):
             await read_answer(reader)
@@ -179,7 +217,7 @@ async def test_pipelined_requests_wait_as_bytes() -> None:
 
 async def test_head_has_the_fields_of_get_and_no_body() -> None:
     async def handler(request: Request, body: RequestBody) -> Response:
-        return in_chunks(b"abc", size_bytes=3, fails=True)
+        return Stored(b"abc", fails_at=0).answer()
 
     async with serve(handler) as site:
         got = await site.talk(b"HEAD / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
@@ -232,9 +270,15 @@ async def test_malformed_request_is_refused_and_the_connection_closed() -> None:
 # Streamed bodies
 
 
-async def test_streamed_body_arrives_whole() -> None:
+@pytest.mark.parametrize("way", ["memory", "file"])
+async def test_long_body_arrives_whole(way: str, tmp_path: Path) -> None:
+    stored = Stored(BIG)
+    if way == "file":
+        stored.path = tmp_path / "big"
+        stored.path.write_bytes(BIG)
+
     async def handler(request: Request, body: RequestBody) -> Response:
-        return in_chunks(b"", *(BIG[at : at + 65536] for at in range(0, len(BIG), 65536)), b"")
+        return stored.answer()
 
     async with serve(handler) as site, site.open() as (reader, writer):
         for _ in range(2):
@@ -243,38 +287,63 @@ async def test_streamed_body_arrives_whole() -> None:
             assert status == 200
             assert body == BIG
     assert all(entry.complete and entry.sent_bytes == len(BIG) for entry in site.entries)
+    assert (stored.opened, stored.closed) == (2, 2)
+    assert (stored.reads == 0) is (way == "file")
 
 
-async def test_slow_reader_holds_the_source_back() -> None:
-    made = 0
+async def test_body_of_several_pieces_arrives_in_order() -> None:
+    stored = Stored(BIG)
+    pieces = (b"--a\r\n", Span(10, 20), b"\r\n--a\r\n", Span(0, len(BIG)), b"\r\n--a--\r\n")
+    expected = b"--a\r\n" + BIG[10:20] + b"\r\n--a\r\n" + BIG + b"\r\n--a--\r\n"
 
     async def handler(request: Request, body: RequestBody) -> Response:
-        async def make() -> AsyncIterator[bytes]:
-            nonlocal made
-            for _ in range(1000):
-                made += 1
-                yield bytes(65536)
+        made = Body(size_bytes=len(expected), pieces=pieces, open=stored.open)
+        return Response(status=206, body=made)
 
-        return Response(status=200, body=Body(size_bytes=1000 * 65536, chunks=make()))
+    async with serve(handler) as site, site.open() as (reader, writer):
+        writer.write(GET * 2)
+        for _ in range(2):
+            assert await read_answer(reader) == (206, ANY, expected)
+    assert [entry.sent_bytes for entry in site.entries] == [len(expected)] * 2
+
+
+async def test_long_body_follows_what_was_written_before_it() -> None:
+    stored = Stored(BIG)
+    short = bytes(20_000)
+
+    def handler(request: Request, body: RequestBody) -> Response:
+        return stored.answer() if request.target == b"/long" else Response(status=200, body=short)
+
+    async with serve(handler) as site, site.open() as (reader, writer):
+        writer.write((GET * 9 + GET.replace(b"/", b"/long", 1)) * 3)
+        for number in range(30):
+            assert (await read_answer(reader))[2] == (BIG if number % 10 == 9 else short)
+
+
+async def test_slow_reader_holds_the_source_back_and_nothing_in_memory() -> None:
+    stored = Stored(BIG * 16)
+
+    async def handler(request: Request, body: RequestBody) -> Response:
+        return stored.answer()
 
     async with serve(handler) as site, site.open() as (_, writer):
         writer.transport.pause_reading()
         writer.write(GET)
-        await until(lambda: made)
+        await until(lambda: site.server._connections)
         connection = only_connection(site)
         await until(lambda: connection._write_waiter)
-        assert connection._transport.get_write_buffer_size() <= 2 * 65536
-        assert made < 500
+        assert connection._transport.get_write_buffer_size() == 0
+        assert stored.reads < 500
 
 
 @pytest.mark.parametrize(
     "response",
     [
-        lambda: in_chunks(b"abc", size_bytes=9),
-        lambda: in_chunks(b"abc", size_bytes=9, fails=True),
-        lambda: in_chunks(b"abc", b"defghij", size_bytes=9),
+        lambda: Stored(b"abc").answer(9),
+        lambda: Stored(bytes(100_000), fails_at=65536).answer(),
+        lambda: Stored(b"", path=Path("/dev/null")).answer(9),
     ],
-    ids=["ends early", "raises", "overlong"],
+    ids=["ends early", "raises", "short file"],
 )
 async def test_broken_body_is_visibly_incomplete(response: Callable[[], Response]) -> None:
     async def handler(request: Request, body: RequestBody) -> Response:
@@ -284,37 +353,188 @@ async def test_broken_body_is_visibly_incomplete(response: Callable[[], Response
         with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientOSError)):
             async with session.get(f"http://127.0.0.1:{site.port}/") as answer:
                 await answer.read()
+        await until(lambda: site.entries)
         assert not site.entries[0].complete
 
 
-async def test_body_that_fails_before_its_first_byte_is_a_500() -> None:
+async def test_body_whose_pieces_are_not_its_size_is_a_500() -> None:
     async def handler(request: Request, body: RequestBody) -> Response:
-        return in_chunks(size_bytes=9, fails=True)
+        made = Body(size_bytes=9, pieces=(b"abc",), open=Stored(b"").open)
+        return Response(status=200, body=made)
 
     async with serve(handler) as site:
         assert (await site.talk(GET)).startswith(b"HTTP/1.1 500 ")
 
 
-async def test_body_that_is_refused_before_its_first_byte_is_that_refusal() -> None:
-    async def refuse() -> AsyncIterator[bytes]:
-        raise Refusal(503, "no peer has it")
-        yield b""
+async def test_body_that_fails_before_its_first_byte_is_a_500() -> None:
+    stored = Stored(b"abc", fails_at=0)
 
     async def handler(request: Request, body: RequestBody) -> Response:
-        return Response(status=200, body=Body(size_bytes=9, chunks=refuse()))
+        return stored.answer()
+
+    async with serve(handler) as site:
+        assert (await site.talk(GET)).startswith(b"HTTP/1.1 500 ")
+    assert stored.closed == 1
+
+
+async def test_body_that_is_refused_when_opened_is_that_refusal() -> None:
+    def refuse() -> Stored:
+        raise Refusal(503, "no peer has it")
+
+    async def handler(request: Request, body: RequestBody) -> Response:
+        return Response(status=200, body=Body(size_bytes=9, pieces=(Span(0, 9),), open=refuse))
 
     async with serve(handler) as site, site.open() as (reader, writer):
         writer.write(GET)
         assert (await read_answer(reader))[0] == 503
 
 
-async def test_empty_streamed_body_is_an_empty_answer() -> None:
-    async def handler(request: Request, body: RequestBody) -> Response:
-        return in_chunks()
+# Answers at once, and answers repeated
+
+
+async def test_answer_is_repeated_while_its_lease_lasts() -> None:
+    asked = 0
+    lease = Lease(math.inf)
+
+    def handler(request: Request, body: RequestBody) -> Response:
+        nonlocal asked
+        asked += 1
+        return Response(status=200, body=request.target + b" %d" % asked, lease=lease)
+
+    async with serve(handler) as site, site.open() as (reader, writer):
+        got = []
+        for target in (b"/a", b"/a", b"/b", b"/a"):
+            writer.write(GET.replace(b"/", target, 1))
+            got.append((await read_answer(reader))[2])
+        assert got == [b"/a 1", b"/a 1", b"/b 2", b"/a 1"]
+        lease.end()
+        writer.write(GET.replace(b"/", b"/a", 1))
+        assert (await read_answer(reader))[2] == b"/a 3"
+        assert len(site.entries) == 5
+
+
+async def test_long_answer_is_repeated_and_read_anew() -> None:
+    asked = 0
+    stored = Stored(BIG)
+
+    def handler(request: Request, body: RequestBody) -> Response:
+        nonlocal asked
+        asked += 1
+        return replace(stored.answer(), lease=Lease(math.inf))
+
+    async with serve(handler) as site, site.open() as (reader, writer):
+        for _ in range(3):
+            writer.write(GET)
+            assert (await read_answer(reader))[2] == BIG
+        writer.write(GET + LAST)
+        assert (await read_answer(reader))[2] == BIG
+        assert (await read_answer(reader))[1]["connection"] == "close"
+    # Pipelined heads are not looked up.
+    assert (asked, stored.opened, stored.closed) == (3, 5, 5)
+    assert [entry.sent_bytes for entry in site.entries] == [len(BIG)] * 5
+
+
+async def test_bytes_that_cannot_be_had_when_an_answer_is_repeated_are_a_503() -> None:
+    def refuse() -> Stored:
+        raise UnavailableError("no peer has them")
+
+    def handler(request: Request, body: RequestBody) -> Response:
+        return Response(status=200, body=Body(size_bytes=9, pieces=(Span(0, 9),), open=refuse))
 
     async with serve(handler) as site, site.open() as (reader, writer):
         writer.write(GET)
-        assert (await read_answer(reader))[1]["content-length"] == "0"
+        status, fields, page = await read_answer(reader)
+        assert (status, fields["retry-after"]) == (503, "5")
+        assert b"no peer has them" in page
+
+
+async def test_repeated_answer_has_the_date_of_its_own_second() -> None:
+    now_s = 784111777.0
+
+    def handler(request: Request, body: RequestBody) -> Response:
+        return Response(status=200, body=b"same", lease=Lease(math.inf))
+
+    async with serve(handler) as site, site.open() as (reader, writer):
+        site.server.now_unix = lambda: now_s
+        dates = []
+        for _ in range(4):
+            writer.write(GET)
+            dates.append((await read_answer(reader))[1]["date"][-6:-4])
+            now_s += 0.5
+    assert dates == ["37", "37", "38", "38"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HEAD / HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"\r\n" + GET,
+        GET[:-2] + b"X-Long: " + bytes([120]) * 5000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\nGE",
+    ],
+)
+async def test_repeated_answers_are_the_first_one(head: bytes) -> None:
+    def handler(request: Request, body: RequestBody) -> Response:
+        return Response(status=200, fields=(("X-A", "b"),), body=b"same", lease=Lease(math.inf))
+
+    async with serve(handler) as site, site.open() as (reader, writer):
+        got = []
+        for _ in range(3):
+            writer.write(head)
+            got.append(await read_answer(reader, has_body=not head.startswith(b"HEAD")))
+        assert got[0] == got[1] == got[2]
+
+
+@pytest.mark.parametrize("long", [False, True])
+async def test_repeated_answer_to_a_last_request_closes(long: bool) -> None:
+    asked = 0
+    stored = Stored(BIG)
+
+    def handler(request: Request, body: RequestBody) -> Response:
+        nonlocal asked
+        asked += 1
+        response = stored.answer() if long else Response(status=200, body=b"short")
+        return replace(response, lease=Lease(math.inf))
+
+    async with serve(handler) as site:
+        for last in (LAST, b"GET / HTTP/1.0\r\n\r\n"):
+            got = [await site.talk(last) for _ in range(3)]
+            assert got[0] == got[1] == got[2]
+            assert b"\r\nConnection: close\r\n" in got[0]
+            assert got[0].endswith(BIG if long else b"\r\n\r\nshort")
+    assert asked == 2
+
+
+async def test_no_answer_is_repeated_beyond_the_last_request() -> None:
+    def handler(request: Request, body: RequestBody) -> Response:
+        return Response(status=200, body=b"x", lease=Lease(math.inf))
+
+    async with serve(handler, requests_max=3) as site, site.open() as (reader, writer):
+        closes = []
+        for _ in range(3):
+            writer.write(GET)
+            closes.append((await read_answer(reader))[1].get("connection"))
+        assert closes == [None, None, "close"]
+        assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
+
+
+async def test_repeated_answers_wait_for_a_slow_reader() -> None:
+    def handler(request: Request, body: RequestBody) -> Response:
+        return Response(status=200, body=bytes(30_000), lease=Lease(math.inf))
+
+    async with serve(handler, requests_max=100_000) as site, site.open() as (reader, writer):
+        writer.transport.pause_reading()
+        for _ in range(2000):
+            writer.write(GET)
+            await asyncio.sleep(0)
+        connection = only_connection(site)
+        await until(lambda: connection._write_waiter)
+        assert connection._transport.get_write_buffer_size() < 64 * 1024
+        writer.transport.resume_reading()
+        for _ in range(2000):
+            assert len((await read_answer(reader))[2]) == 30_000
 
 
 # Handlers
@@ -390,24 +610,17 @@ async def test_visitor_who_leaves_cancels_the_handler(way: str) -> None:
         assert await asyncio.wait_for(ended, PATIENCE_S) == "cancelled"
 
 
-async def test_chunks_are_closed_when_the_visitor_leaves() -> None:
-    closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def make() -> AsyncIterator[bytes]:
-        try:
-            while True:
-                yield bytes(65536)
-        finally:
-            closed.set_result(None)
+async def test_content_is_closed_when_the_visitor_leaves() -> None:
+    stored = Stored(BIG)
 
     async def handler(request: Request, body: RequestBody) -> Response:
-        return Response(status=200, body=Body(size_bytes=1 << 40, chunks=make()))
+        return stored.answer()
 
     async with serve(handler) as site, site.open() as (reader, writer):
         writer.write(GET)
         await reader.readexactly(1000)
         writer.transport.abort()
-        await asyncio.wait_for(closed, PATIENCE_S)
+        await until(lambda: stored.closed)
 
 
 # Request bodies
@@ -529,7 +742,7 @@ async def test_slow_handler_holds_the_sender_back() -> None:
         await until(lambda: site.server._connections)
         connection = only_connection(site)
         await until(lambda: connection._reading_paused)
-        assert connection.parser.buffered_bytes < 64 * 1024 + 256 * 1024
+        assert connection.parser.buffered_bytes == ServerLimits().read_ahead_bytes_max
         go.set()
         assert (await read_answer(reader))[2] == b"%d" % len(BIG)
 
@@ -573,7 +786,9 @@ async def test_idle_connection_is_closed_silently() -> None:
 
 async def test_slow_body_is_told_408() -> None:
     async with serve(body_base_s=0.05) as site:
-        assert (await site.talk(post(b"hello")[:-1])).startswith(b"HTTP/1.1 408 ")
+        told = await site.talk(post(b"hello")[:-1])
+        assert told.startswith(b"HTTP/1.1 408 ")
+        assert b"Connection: close\r\n" in told
 
 
 async def test_slow_rest_of_an_answered_body_is_closed() -> None:
@@ -582,19 +797,35 @@ async def test_slow_rest_of_an_answered_body_is_closed() -> None:
         assert got.startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-async def test_visitor_who_does_not_read_is_aborted(streamed: bool) -> None:
-    async def handler(request: Request, body: RequestBody) -> Response:
-        big = BIG * 4
-        return in_chunks(*[big] * 2) if streamed else Response(status=200, body=big)
+SLOW = {"write_idle_s": 0.2, "write_idle_under_pressure_s": 0.1}
 
-    async with serve(handler, write_idle_s=0.2) as site, site.open() as (_, writer):
+
+@pytest.mark.parametrize("way", ["bytes", "memory", "closing"])
+async def test_visitor_who_does_not_read_is_aborted(way: str) -> None:
+    async def handler(request: Request, body: RequestBody) -> Response:
+        whole = BIG * 4
+        return Stored(whole).answer() if way == "memory" else Response(status=200, body=whole)
+
+    async with serve(handler, **SLOW) as site, site.open() as (_, writer):
         writer.transport.pause_reading()
-        writer.write(GET)
+        writer.write(LAST if way == "closing" else GET)
         await until(lambda: site.entries and not site.server._connections)
 
 
-async def test_visitor_who_reads_slowly_is_spared_while_there_is_progress() -> None:
+async def test_nothing_is_kept_for_a_visitor_who_does_not_read() -> None:
+    async def handler(request: Request, body: RequestBody) -> Response:
+        return Stored(BIG * 4).answer()
+
+    async with serve(handler, **SLOW) as site, site.open() as (_, writer):
+        writer.transport.pause_reading()
+        writer.write(GET)
+        with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as visitor:
+            # Else the kernel would go on offering what it holds, and end the connection after it.
+            option = (socket.SOL_SOCKET, socket.SO_ERROR)
+            await until(lambda: visitor.getsockopt(*option) == errno.ECONNRESET)
+
+
+async def test_visitor_who_drips_is_aborted_and_one_who_reads_is_spared() -> None:
     async def handler(request: Request, body: RequestBody) -> Response:
         return Response(status=200, body=BIG * 4)
 
@@ -603,12 +834,17 @@ async def test_visitor_who_reads_slowly_is_spared_while_there_is_progress() -> N
         await until(lambda: site.server._connections)
         connection = only_connection(site)
         await until(lambda: connection._write_waiter)
-        # The deadline rings by hand: time is not what this is about.
+        # The timer rings by hand: time is not what this is about.
         await reader.readexactly(len(BIG))
-        connection._miss_deadline()
+        connection._give_up()
+        assert connection._stalled_since_s == connection._since_s
         assert not connection._transport.is_closing()
-        assert connection._deadline_s is not None
-        connection._miss_deadline()
+        connection._stalled_since_s -= 1
+        connection._give_up()
+        assert connection._stalled_since_s < connection._since_s
+        assert not connection._transport.is_closing()
+        connection._stalled_since_s -= 60
+        connection._give_up()
         assert connection._transport.is_closing()
 
 
@@ -636,6 +872,8 @@ async def test_oldest_idle_connection_makes_room() -> None:
         for reader, writer in ((second, second_writer), (oldest, oldest_writer)):
             writer.write(GET)
             await read_answer(reader)
+            now_s = asyncio.get_running_loop().time()
+            await until(lambda: asyncio.get_running_loop().time() > now_s)  # noqa: B023
         async with site.open() as (third, third_writer):
             third_writer.write(GET)
             assert (await read_answer(third))[0] == 200
@@ -690,11 +928,23 @@ async def test_oldest_idle_connection_of_an_address_makes_room() -> None:
 async def test_head_under_way_makes_room_when_none_is_idle() -> None:
     async with serve(connections_max=1) as site, site.open() as (one, first):
         first.write(GET[:-2])
-        await until(lambda: site.server._begun)
+        await until(lambda: site.server._connections and only_connection(site).parser.begun)
         async with site.open() as (two, second):
             second.write(GET)
             assert (await read_answer(two))[0] == 200
-            assert await asyncio.wait_for(one.read(), PATIENCE_S) == b""
+            told = await asyncio.wait_for(one.read(), PATIENCE_S)
+            assert told.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_upload_under_way_makes_room_and_is_told_so() -> None:
+    async with serve(connections_max=1) as site, site.open() as (one, first):
+        first.write(post(b"hello")[:-1])
+        await until(lambda: site.server._connections and only_connection(site)._read_waiter)
+        async with site.open() as (two, second):
+            second.write(GET)
+            assert (await read_answer(two))[0] == 200
+            told = await asyncio.wait_for(one.read(), PATIENCE_S)
+            assert told.startswith(b"HTTP/1.1 408 ")
 
 
 async def test_keep_alive_is_shorter_under_pressure() -> None:

@@ -1,5 +1,6 @@
 # Makes .venv with what the project needs, once for each state of pyproject.toml and the pins.
-# Sourced by the other tools: `ensure_venv run` for the program, `ensure_venv dev` for its checks.
+# Sourced by the other tools: `ensure_venv run` for the program, `ensure_venv dev` for its checks,
+# `ensure_venv bench` for the servers that it is measured beside.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -20,21 +21,29 @@ find_python() {
 }
 
 ensure_venv() {
-    local what="$1" python stamp want extras=""
+    local what="$1" python stamp want target="." made=""
     python="$(find_python)" || exit 1
-    [ "$what" = dev ] && extras="[dev]"
+    [ "$what" = run ] || target=".[$what]"
     want="$(cat pyproject.toml tools/constraints.txt | cksum) $("$python" --version)"
-    for stamp in dev "$what"; do
-        [ "$(cat ".venv/.stamp-$stamp" 2>/dev/null)" = "$want" ] && return 0
+    # A stamp for each extra that is installed. Any of them has what the program itself needs, and
+    # an extra is added to those of the same state; a .venv of another state is made anew.
+    for stamp in .venv/.stamp-*; do
+        [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] || continue
+        made=yes
+        case "$what" in run | "${stamp##*/.stamp-}") return 0 ;; esac
     done
-    say "preparing .venv (once) ..."
-    if ! "$python" -m venv --clear .venv >.venv.log 2>&1; then
-        say "cannot make .venv with $python: $(tail -n 1 .venv.log)"
-        say "On Debian and Ubuntu, install python3-venv; then try again."
-        exit 1
+    if [ -n "$made" ]; then
+        say "adding what '$what' needs to .venv (once) ..."
+    else
+        say "preparing .venv (once) ..."
+        if ! "$python" -m venv --clear .venv >.venv.log 2>&1; then
+            say "cannot make .venv with $python: $(tail -n 1 .venv.log)"
+            say "On Debian and Ubuntu, install python3-venv; then try again."
+            exit 1
+        fi
     fi
     if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-        --constraint tools/constraints.txt --editable ".$extras" >.venv.log 2>&1; then
+        --constraint tools/constraints.txt --editable "$target" >.venv.log 2>&1; then
         say "cannot install what p2pweb needs: $(grep -i error .venv.log | tail -n 1)"
         say "The whole story is in .venv.log."
         exit 1

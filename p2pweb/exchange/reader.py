@@ -8,10 +8,12 @@ A segment that a record kept here warrants, but whose bytes are missing or damag
 the disk after it was fetched.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -26,6 +28,7 @@ from p2pweb.blobs import (
 )
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, RemoteError, UnavailableError
+from p2pweb.exchange.block_cache import BlockCache
 from p2pweb.exchange.client import PeerClient
 from p2pweb.store.store import Store
 
@@ -34,6 +37,11 @@ log = logging.getLogger("p2pweb.exchange")
 # What a visitor's browser needs at once of a busy small site; the system's page cache has the rest.
 CACHE_BYTES = 32 * 1024 * 1024
 CACHED_BLOB_BYTES_MAX = CACHE_BYTES // 8
+# For what is longer: a visitor's current block and those fetched ahead, for a dozen at one time.
+# With more of them nothing is fetched ahead; beyond 64, blocks are read or fetched again.
+PASSING_BYTES = 16 * 1024 * 1024
+# Groups being fetched before anybody waits for them.
+FETCHES_AHEAD_MAX = 32
 # In place of a block's number: the blob's joined hashes.
 HASHES = -1
 # The first block alone, so that the visitor sees something; then 1 MiB a request, which keeps
@@ -91,8 +99,9 @@ class BlobReader:
         self._overlay = overlay
         self._run = run
         self._cache = BlockCache(CACHE_BYTES)
+        self._passing = BlockCache(PASSING_BYTES)
         self._known: OrderedDict[bytes, list[Address]] = OrderedDict()
-        self._fetches: dict[tuple[BlobId, int, int], asyncio.Task[list[bytes]]] = {}
+        self._fetches: dict[tuple[BlobId, int], asyncio.Task[list[bytes]]] = {}
         self._restores: dict[tuple[BlobId, int], asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -103,69 +112,77 @@ class BlobReader:
 
     async def read_all(self, source: Source) -> bytes:
         """The whole blob. UnavailableError where a part of it cannot be had."""
-        return b"".join([chunk async for chunk in self.read(source, 0, source.blob.size_bytes)])
+        size_bytes = source.blob.size_bytes
+        return b"".join([chunk async for chunk in self.chunks(source, 0, size_bytes)])
 
-    async def read(self, source: Source, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """The bytes from `start` to `stop`, proved, in chunks of up to 256 KiB.
+    async def chunks(self, source: Source, start: int, stop: int) -> AsyncIterator[memoryview]:
+        """The bytes from `start` to `stop`, proved, in chunks of up to 256 KiB."""
+        content = self.open(source)
+        while start < stop:
+            chunk = await content.read(start, stop)
+            yield chunk
+            start += len(chunk)
 
-        What comes from holders is asked for while the consumer takes what came before.
-        UnavailableError where no holder could be found that has them.
-        """
-        blob = source.blob
-        block, end = start // BLOCK_BYTES, max(start, stop - 1) // BLOCK_BYTES + 1
-        ahead: asyncio.Task[list[bytes]] | None = None
-        length = 1
-        try:
-            while block < end:
-                found = None if ahead else await self._here(blob, block)
-                if found is not None:
-                    blocks = [found]
-                else:
-                    wanted = _group(block, min(block + length, end))
-                    blocks = await (ahead or self._fetch(source, wanted))
-                    ahead, length = None, FETCH_BLOCKS
-                    after = block + len(blocks)
-                    if after < end and self._cache.get((blob, after)) is None:
-                        following = _group(after, min(after + length, end))
-                        ahead = asyncio.ensure_future(self._fetch(source, following))
-                for data in blocks:
-                    offset = block * BLOCK_BYTES
-                    block += 1
-                    yield data[max(0, start - offset) : stop - offset]
-        finally:
-            if ahead is not None:
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
+    def open(self, source: Source) -> BlobContent:
+        """A blob's bytes at any place, as the front end sends them."""
+        return BlobContent(self, source)
+
+    def at_hand(self, source: Source) -> bytes | None:
+        """A blob of one block, if it is in memory."""
+        return self._cache.get((source.blob, 0)) if source.blob.block_count == 1 else None
 
     # Here
 
     async def _here(self, blob: BlobId, block: int) -> bytes | None:
         """A block from memory or from this peer's disk; None where it is on neither."""
-        data = self._cache.get((blob, block))
+        data = self._cache.get((blob, block)) or self._passing.get((blob, block))
         if data is None:
             data = await self._run(lambda: _if_sound(lambda: self._store.read_block(blob, block)))
-            # A long blob is streamed past the cache, lest it push out everything else.
-            if data is not None and blob.size_bytes <= CACHED_BLOB_BYTES_MAX:
-                self._cache.put((blob, block), data)
+            if data is not None:
+                self._keep(blob, block, data)
         return data
+
+    def _keep(self, blob: BlobId, block: int, data: bytes) -> None:
+        # A long blob has a cache of its own to pass through, lest it push out everything else.
+        is_long = blob.size_bytes > CACHED_BLOB_BYTES_MAX
+        (self._passing if is_long else self._cache).put((blob, block), data)
 
     # Elsewhere
 
     async def _fetch(self, source: Source, group: range) -> list[bytes]:
-        """Consecutive blocks of one segment from a holder, once for all who want them."""
-        key = (source.blob, group.start, group.stop)
+        """Consecutive blocks of one segment from a holder, once for all who want them.
+
+        As many as the first who wanted them asked for, at least one.
+        """
+        # One visitor who leaves must not end the fetch that others wait for.
+        return await asyncio.shield(self._start_fetch(source, group))
+
+    def _start_fetch(self, source: Source, group: range) -> asyncio.Task[list[bytes]]:
+        key = (source.blob, group.start)
         fetch = self._fetches.get(key)
         if fetch is None:
             fetch = asyncio.ensure_future(self._fetch_now(source, group))
             self._fetches[key] = fetch
             fetch.add_done_callback(lambda task: self._fetched(key, task))
-        # One visitor who leaves must not end the fetch that others wait for.
-        return await asyncio.shield(fetch)
+        return fetch
 
-    def _fetched(self, key: tuple[BlobId, int, int], task: asyncio.Task[list[bytes]]) -> None:
+    def _fetched(self, key: tuple[BlobId, int], task: asyncio.Task[list[bytes]]) -> None:
         del self._fetches[key]
         if not task.cancelled():
             task.exception()  # Those who still wait get it; with nobody waiting it is no news.
+
+    def _fetch_ahead(self, source: Source, group: range) -> bool:
+        """Fetch what will be wanted next, beside what goes on; False where too much is going on.
+
+        It waits in the cache.
+        """
+        blob, block = source.blob, group.start
+        if self._cache.get((blob, block)) or self._passing.get((blob, block)):
+            return True
+        if len(self._fetches) >= FETCHES_AHEAD_MAX:
+            return False
+        self._start_fetch(source, group)
+        return True
 
     async def _fetch_now(self, source: Source, group: range) -> list[bytes]:
         blob, segment = source.blob, group.start // SEGMENT_BLOCKS
@@ -174,7 +191,7 @@ class BlobReader:
             source, segment, lambda address: self._client.blocks(address, blob, hashes, group)
         )
         for number, block in zip(group, blocks, strict=True):
-            self._cache.put((blob, number), block)
+            self._keep(blob, number, block)
         self._restore(source, segment)
         return blocks
 
@@ -294,7 +311,7 @@ class BlobReader:
         start = segment * SEGMENT_BYTES
         try:
             hashes = await self._hashes(source, segment)
-            chunks = self.read(source, start, start + blob.segment_size(segment))
+            chunks = self.chunks(source, start, start + blob.segment_size(segment))
             data = b"".join([chunk async for chunk in chunks])
             whole = SegmentData(blob=blob, segment=segment, hashes=hashes, data=data)
             await self._run(lambda: self._store.commit([], [whole]))
@@ -304,26 +321,60 @@ class BlobReader:
             log.info("segment %d of blob %s is back on this disk", segment, blob)
 
 
-class BlockCache:
-    """Proved blocks in memory, the least recently used going first."""
+class BlobContent:
+    """One blob as the front end reads it: in order, mostly, and some places more than once.
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._size_bytes = 0
-        self._blocks: OrderedDict[tuple[BlobId, int], bytes] = OrderedDict()
+    Holds no bytes: what was read is in the caches that all visitors share, or is read again. What
+    comes from holders is asked for one group of blocks ahead of what is read.
+    """
 
-    def get(self, key: tuple[BlobId, int]) -> bytes | None:
-        block = self._blocks.get(key)
-        if block is not None:
-            self._blocks.move_to_end(key)
-        return block
+    def __init__(self, reader: BlobReader, source: Source) -> None:
+        self._reader = reader
+        self._source = source
+        self._group_blocks = 1
+        # Once something came from holders: where the last group began, from which block on the
+        # next one is due, and where that begins.
+        self._fetched_from = 0
+        self._due = 0
+        self._next: int | None = None
+        self._is_crowded = False
 
-    def put(self, key: tuple[BlobId, int], block: bytes) -> None:
-        self._size_bytes += len(block) - len(self._blocks.pop(key, b""))
-        self._blocks[key] = block
-        while self._size_bytes > self._limit_bytes:
-            _, oldest = self._blocks.popitem(last=False)
-            self._size_bytes -= len(oldest)
+    def fileno(self) -> None:
+        """Bytes are proved in memory, so no file on the disk will do."""
+
+    def close(self) -> None:
+        """What is being fetched ahead goes to the cache."""
+
+    async def read(self, start: int, stop: int) -> memoryview:
+        """Bytes from `start` to the end of their block, or to `stop`.
+
+        UnavailableError where no holder could be found that has them.
+        """
+        reader, blob = self._reader, self._source.blob
+        block, end = start // BLOCK_BYTES, max(0, stop - 1) // BLOCK_BYTES + 1
+        data = await reader._here(blob, block)
+        if data is None:
+            was_fetched = self._next is not None and self._fetched_from <= block < self._next
+            if was_fetched and (blob, block) not in reader._fetches:
+                # It went from the cache before this reader came to it: so many read at one time
+                # that fetching more than the next block is work for nothing.
+                self._is_crowded = True
+            length = 1 if self._is_crowded else self._group_blocks
+            blocks = await reader._fetch(self._source, _group(block, min(block + length, end)))
+            data = blocks[0]
+            self._group_blocks = FETCH_BLOCKS
+            self._fetched_from = self._due = block
+            self._next = block + len(blocks)
+        if (
+            not self._is_crowded
+            and self._next is not None
+            and self._due <= block < self._next < end
+        ):
+            following = _group(self._next, min(self._next + FETCH_BLOCKS, end))
+            if reader._fetch_ahead(self._source, following):
+                self._due, self._next = following.start, following.stop
+        offset = block * BLOCK_BYTES
+        return memoryview(data)[start - offset : stop - offset]
 
 
 def _if_sound(read: Callable[[], T | None]) -> T | None:

@@ -8,9 +8,8 @@ that those records name: no other authority counts. The upper layers are the few
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 
@@ -18,12 +17,13 @@ from p2pweb.address import Address
 from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BLOCKS, BlobId, InvalidBlockError, SegmentData
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange import wire
+from p2pweb.exchange.block_cache import BlockCache
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo
 from p2pweb.http.answers import method_not_allowed
 from p2pweb.http.content import respond
 from p2pweb.http.messages import Refusal, Request, Response
-from p2pweb.http.plan import Representation, Resource, plan
+from p2pweb.http.plan import Planner, Representation, Resource
 from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteId, is_site_id
 from p2pweb.records import InvalidRecordError, Signed, open_record
@@ -40,9 +40,12 @@ BODY_S = 240.0
 # readers.
 COMMITS_MAX = 2
 RETRY_AFTER_S = 1
+# Blocks on their way to other peers: what a slow one could not take at once is sent from here,
+# or read from the disk again.
+PASSING_BYTES = 8 * 1024 * 1024
 
 _BYTES = "application/octet-stream"
-_IMMUTABLE = "public, max-age=31536000, immutable"
+_IMMUTABLE = "max-age=31536000, immutable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class PeerService:
         self._duties = duties
         self._run = run
         self._held_bytes = 0
+        self._passing = BlockCache(PASSING_BYTES)
         self._commits = asyncio.Semaphore(COMMITS_MAX)
 
     async def handle(
@@ -133,23 +137,14 @@ class PeerService:
         )
         resource = Resource(
             media_type=_BYTES,
-            last_modified_s=0,
+            last_modified_s=None,
             representations=(whole,),
             cache_control=_IMMUTABLE,
         )
-        return await respond(plan(request, resource), partial(self._blocks, blob, segment))
-
-    async def _blocks(
-        self, blob: BlobId, segment: int, start: int, stop: int
-    ) -> AsyncGenerator[bytes, None]:
-        """Bytes `start` to `stop` of a segment. CorruptError where they are not what they were."""
-        first = segment * SEGMENT_BLOCKS
-        for number in range(start // BLOCK_BYTES, (stop - 1) // BLOCK_BYTES + 1):
-            block = await self._run(partial(self._store.read_block, blob, first + number))
-            if block is None:
-                raise CorruptError(f"segment {segment} of blob {blob} went while it was read")
-            offset = number * BLOCK_BYTES
-            yield block[max(0, start - offset) : stop - offset]
+        return await respond(
+            Planner(resource).plan(request),
+            lambda: _SegmentContent(self._store, self._run, self._passing, blob, segment),
+        )
 
     async def _take_bundle(self, request: Request, body: RequestBody, *, place: bool) -> Response:
         if request.field(b"content-type") != wire.BUNDLE_MEDIA_TYPE.encode():
@@ -220,6 +215,38 @@ class PeerService:
         if not self._duties.takes(site):
             return Refused(f"this peer does not store the site {site}")
         return None
+
+
+class _SegmentContent:
+    """A segment on this disk, as the front end reads it: proved block by block as it leaves."""
+
+    def __init__(
+        self, store: Store, run: Runner, passing: BlockCache, blob: BlobId, segment: int
+    ) -> None:
+        self._store = store
+        self._run = run
+        self._passing = passing
+        self._blob = blob
+        self._segment = segment
+
+    def fileno(self) -> None:
+        """Bytes are proved in memory, so the file on the disk will not do."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    async def read(self, start: int, stop: int) -> memoryview:
+        """Bytes from `start` to the end of their block. CorruptError where they are lost."""
+        number = start // BLOCK_BYTES
+        blob, block = self._blob, self._segment * SEGMENT_BLOCKS + number
+        data = self._passing.get((blob, block))
+        if data is None:
+            data = await self._run(lambda: self._store.read_block(blob, block))
+            if data is None:
+                raise CorruptError(f"segment {self._segment} of blob {blob} went while it was read")
+            self._passing.put((blob, block), data)
+        offset = number * BLOCK_BYTES
+        return memoryview(data)[start - offset : stop - offset]
 
 
 def _with_copies(answer: ItemAnswer, placed: Placed) -> ItemAnswer:

@@ -16,6 +16,9 @@ from p2pweb.http.messages import Refusal, Response, reason_phrase
 # RFC 3986 §2 and the rule that a Location never begins like a reference to another host.
 _LOCATION = re.compile(r"(?!//|/\\)[\x21-\x7e]+")
 
+# A holder that restarts, or the news of a new one, is there within seconds.
+RETRY_AFTER_S = 5
+
 _PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -80,7 +83,19 @@ def refused(refusal: Refusal, *, close: bool = False) -> Response:
     """The page for a `Refusal`."""
     title = reason_phrase(refusal.status) or "The request was refused"
     detail = refusal.why[:1].upper() + refusal.why[1:] + "."
-    return error(refusal.status, title, detail, close=close)
+    # RFC 9110 §15.5.9: with 408 the server has decided not to wait on; what would still come of
+    # the request is not waited for either.
+    return error(refusal.status, title, detail, close=close or refusal.status == 408)
+
+
+def unavailable(why: str) -> Response:
+    """RFC 9110 §15.6.4: what the site has, and nobody can send just now, for this reason."""
+    return error(
+        503,
+        "This page exists but cannot be had just now",
+        f"The site has it, and its bytes are on other peers: {why}.",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def redirect(status: int, location: str, *, cache_control: str = "no-cache") -> Response:

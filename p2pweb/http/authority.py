@@ -8,6 +8,7 @@ Userinfo, commas, paths, percent-encoding, zones and empty hosts are refused (40
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv6Address
 
 from p2pweb.http.messages import Refusal
@@ -15,6 +16,8 @@ from p2pweb.http.messages import Refusal
 # RFC 1035 §2.3.4: no name is longer.
 _HOST_CHARS_MAX = 255
 _PORT_MAX = 65535
+# Visitors of a peer name a few hosts, over and over.
+_AUTHORITIES_CACHED = 256
 
 _AUTHORITY = re.compile(
     r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?))"
@@ -22,6 +25,7 @@ _AUTHORITY = re.compile(
 )
 
 
+@lru_cache(maxsize=_AUTHORITIES_CACHED)
 def parse_authority(value: bytes) -> tuple[str, int | None]:
     """The host (lower-case, IPv6 compressed and without brackets) and the port, if one is given.
 

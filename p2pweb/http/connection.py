@@ -1,19 +1,23 @@
-"""One visitor's connection: a transport, a parser, and every deadline between them.
+"""One visitor's connection: a transport, a parser, and every wait between them.
 
-Owns the order of things: requests one at a time, each answered by an `Exchange` in a task of its
-own, and what happens after the answer. What it does is a matter of its phase (`_Phase`), and each
-phase has one deadline, all on one timer. It closes what is too slow, lingers where a reset would
-destroy the last answer, and aborts rather than end an incomplete body cleanly. Nothing is buffered
-without bound: reading pauses while a handler is behind, writing waits while the visitor is.
+Owns the order of things: requests one at a time, each answered by an `Exchange`, and what happens
+after the answer. What it does is a matter of its phase (`_Phase`); whatever it waits for has one
+time limit, all on one timer. It closes what is too slow, lingers where a reset would destroy the
+last answer, and aborts rather than end an incomplete body cleanly. Nothing is buffered without
+bound: what may be read ahead is what the receive buffer is offered for, writing waits while the
+visitor is behind, and a long answer waits without holding any of its bytes.
 
-Time comes from the loop alone.
+The way of a request: bytes → an answer that is ready (`ready`), or the parser → the handler, at
+once or in a task. Time comes from the loop alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
 from typing import Protocol, cast
 
@@ -21,10 +25,19 @@ from p2pweb.http import answers
 from p2pweb.http.exchange import Exchange, VisitorLeft
 from p2pweb.http.messages import HTTP_1_1, Refusal, Request, Response
 from p2pweb.http.parser import BodyData, RequestParser
+from p2pweb.http.ready import HEAD_BYTES_MAX, Ready, ReadyAnswers
 from p2pweb.http.response_head import Framing, encode_head
 from p2pweb.http.service import AccessEntry, Handler, ServerLimits
+from p2pweb.http.socket_writer import SocketWriter, discard_untaken, untaken_bytes
 
 _log = logging.getLogger("p2pweb.http")
+
+# What is read where nothing more should be: the loop takes no empty buffer.
+_READ_BYTES_MIN = 1024
+# uvloop counts in milliseconds, and what is due sooner gets a handle that has no `when`.
+_TIMER_S_MIN = 0.001
+# Pipelined requests that are answered in one turn of the loop; then the others have theirs.
+_ANSWERS_A_TURN = 16
 
 
 class Owner(Protocol):
@@ -34,6 +47,9 @@ class Owner(Protocol):
     limits: ServerLimits
     log: Callable[[AccessEntry], None] | None
     closing: bool
+    ready: ReadyAnswers
+    # Where every connection receives: bytes are taken out of it before the next one reads.
+    incoming: memoryview
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection in; False if there is no room for it."""
@@ -41,25 +57,19 @@ class Owner(Protocol):
     def forget(self, connection: Connection) -> None:
         """The connection is lost and its task has ended."""
 
-    def note_idle(self, connection: Connection) -> None:
-        """It waits for a request."""
-
-    def note_begun(self, connection: Connection) -> None:
-        """It waits for the rest of a head."""
-
-    def note_busy(self, connection: Connection) -> None:
-        """It waits no longer."""
-
-    def keep_alive_s(self) -> float:
-        """How long an idle connection may now stay."""
+    def is_under_pressure(self) -> bool:
+        """Whether waiting visitors should make room sooner."""
 
     def date(self) -> str:
         """The Date field's value now."""
 
+    def now_unix(self) -> float:
+        """The wall clock."""
+
 
 class _Phase(Enum):
-    IDLE = auto()  # between requests: closed silently at the deadline
-    HEAD = auto()  # a request has begun: 408 at the deadline
+    IDLE = auto()  # between requests: closed silently in the end
+    HEAD = auto()  # a request has begun: 408 in the end
     ANSWERING = auto()  # an exchange runs
     DRAINING = auto()  # answered; the rest of the body is read and dropped
     LINGERING = auto()  # our half is closed; what still comes is dropped
@@ -67,7 +77,7 @@ class _Phase(Enum):
     LOST = auto()
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The protocol object of one accepted connection; the `Channel` of its exchanges."""
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,19 +86,25 @@ class Connection(asyncio.Protocol):
         self.address = ""
         self._owner = owner
         self._loop = loop
+        self._ready = owner.ready
         self._phase = _Phase.IDLE
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._requests = 0
+        self._answers_left = 0
         self._reading_paused = False
         self._half_closed = False
         self._dropped_bytes = 0
         self._read_waiter: asyncio.Future[None] | None = None
         self._write_paused = False
         self._write_waiter: asyncio.Future[None] | None = None
-        # How much the transport held when the deadline was last set: less means progress.
-        self._unwritten_bytes = 0
-        self._deadline_s: float | None = None
+        # What the visitor had still to take when that was looked at last, and since when it has
+        # taken next to nothing.
+        self._untaken_bytes = 0
+        self._stalled_since_s = 0.0
+        # What is waited for may take so long from then on; None: nothing is waited for.
+        self._since_s = 0.0
+        self._wait_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     # What the transport calls
@@ -97,6 +113,7 @@ class Connection(asyncio.Protocol):
         # Stream servers have no other kind; uvloop's does not derive from asyncio's.
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
+        self._descriptor = transport.get_extra_info("socket").fileno()
         transport.set_write_buffer_limits(high=self.limits.write_buffer_bytes_max)
         # None where the visitor has left before we looked.
         peer = transport.get_extra_info("peername")
@@ -105,26 +122,37 @@ class Connection(asyncio.Protocol):
             # Not counted in, so it may not stay: it is told, and closed without lingering.
             detail = "This peer has as many visitors as it can serve."
             page = answers.error(503, "Too many visitors", detail, retry_after_s=5)
-            self._write_page(page)
+            self._write_page(page, with_body=True)
             self._close()
             return
-        self._owner.note_idle(self)
-        self._set_deadline(self.limits.first_byte_s)
+        self._wait(self.limits.first_byte_s)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        room_bytes = self._read_ahead_bytes_max() - self.parser.buffered_bytes
+        # A body's reader that asks no more may leave what it was given room for; reading is paused
+        # after these few.
+        return self._owner.incoming[: room_bytes if room_bytes > 0 else _READ_BYTES_MIN]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._owner.incoming[:nbytes])
+        if self._phase is _Phase.IDLE and nbytes <= HEAD_BYTES_MAX:
+            # Nothing of a request is here yet, so these bytes begin one; mostly they are all of it.
+            ready = self._ready.get(data)
+            if ready is not None and self._repeat(data, ready):
+                return
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         match self._phase:
-            case _Phase.IDLE | _Phase.HEAD:
+            case _Phase.IDLE | _Phase.HEAD | _Phase.DRAINING:
                 self.parser.receive(data)
-                self._read_head()
+                self._advance()
             case _Phase.ANSWERING:
                 self.parser.receive(data)
                 _wake(self._read_waiter)
-                if self.parser.buffered_bytes >= self.limits.buffered_bytes_max:
+                if self.parser.buffered_bytes >= self._read_ahead_bytes_max():
                     self._reading_paused = True
                     self._transport.pause_reading()
-            case _Phase.DRAINING:
-                self.parser.receive(data)
-                self._drain()
             case _Phase.LINGERING:
                 self._dropped_bytes += len(data)
                 if self._dropped_bytes > self.limits.linger_bytes_max:
@@ -139,7 +167,7 @@ class Connection(asyncio.Protocol):
         elif self._read_waiter is not None:
             _wake(self._read_waiter)
         elif self._exchange is not None and not self._exchange.head_sent:
-            self._set_deadline(self.limits.half_closed_s)
+            self._wait(self.limits.half_closed_s)
         # Our half stays open: a client that has said all it has to say may still listen.
         return True
 
@@ -162,15 +190,36 @@ class Connection(asyncio.Protocol):
 
     # What the server calls
 
+    @property
+    def waiting_since_s(self) -> float | None:
+        """Since when it waits for its visitor, in the loop's time; None if it does not."""
+        return None if self._wait_s is None else self._since_s
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nothing of an answer would be lost with it."""
+        return self._phase in (_Phase.IDLE, _Phase.HEAD, _Phase.DRAINING, _Phase.LINGERING)
+
     def close_if_waiting(self) -> None:
         """Close at once, unless an answer is in flight."""
         if self._phase in (_Phase.IDLE, _Phase.HEAD):
             self._close()
 
     def evict(self) -> None:
-        """Make room at once: a visitor who has not taken the last answer loses it."""
-        if self._transport.get_write_buffer_size():
-            self.abort()
+        """Make room at once: a visitor who has not taken the last answer loses it.
+
+        Who has begun a request and had no answer to it is told that it came too slowly.
+        """
+        sending = self._transport.get_write_buffer_size() > 0
+        exchange = self._exchange
+        uploads = self._read_waiter is not None and exchange is not None and not exchange.head_sent
+        if not sending and (uploads or self._phase is _Phase.HEAD):
+            late = answers.refused(Refusal(408, "others wait for this one's place"))
+            self._write_page(late, with_body=not self.parser.is_head_request)
+            self._close()
+        elif sending or self._phase is _Phase.ANSWERING:
+            self._enter(_Phase.CLOSING, None)
+            self._reset()
         else:
             self._close()
 
@@ -180,40 +229,113 @@ class Connection(asyncio.Protocol):
 
     # Requests
 
-    def _read_head(self) -> None:
+    def _repeat(self, head: bytes, ready: Ready) -> bool:
+        """Answer with what answered the same head before; False if that may not be."""
+        now_s = self._loop.time()
+        if (
+            ready.lease.until_s <= now_s
+            or self._write_paused
+            or self.parser.empty_lines
+            or self._requests + 1 >= self.limits.requests_max
+        ):
+            return False
+        if ready.is_long:
+            self.parser.repeat(head)
+            self._answers_left = _ANSWERS_A_TURN
+            if self._answer(ready.request, ready.response):
+                self._advance()
+            return True
+        self._requests += 1
+        self._since_s = now_s
+        self._send(ready.wire(self._owner.date()))
+        if self._owner.log is not None:
+            self._owner.log(self._entry(ready.request, ready.response.status, ready.sent_bytes))
+        if ready.closes:
+            self._close()
+        return True
+
+    def _advance(self) -> None:
+        """Go on with what has arrived, until something must be waited for."""
+        self._answers_left = _ANSWERS_A_TURN
+        while self._drain() if self._phase is _Phase.DRAINING else self._read_head():
+            pass
+
+    def _read_head(self) -> bool:
+        """Take up the next request if its head is here; True if it was answered at once."""
+        if self._phase not in (_Phase.IDLE, _Phase.HEAD):
+            return False
         try:
             event = self.parser.next_event()
         except Refusal as refusal:
             self._refuse(refusal)
-            return
+            return False
         if isinstance(event, Request):
-            self._enter(_Phase.ANSWERING, self.limits.half_closed_s if self._half_closed else None)
-            self._owner.note_busy(self)
-            self._requests += 1
-            self._exchange = Exchange(self, event)
-            self._task = self._loop.create_task(self._answer(self._exchange))
-            self._task.add_done_callback(self._answer_ended)
-        elif self._phase is _Phase.IDLE and self.parser.begun:
+            return self._answer(event)
+        if self._phase is _Phase.IDLE and self.parser.begun:
             self._enter(_Phase.HEAD, self.limits.head_s)
-            self._owner.note_begun(self)
+        if self._half_closed:
+            self._close()
+        return False
 
-    async def _answer(self, exchange: Exchange) -> None:
+    def _answer(self, request: Request, known: Response | None = None) -> bool:
+        """Begin to answer, with what is known or by asking; True if that is done already."""
+        self._enter(_Phase.ANSWERING, self.limits.half_closed_s if self._half_closed else None)
+        self._requests += 1
+        exchange = self._exchange = Exchange(self, request)
+        rest = exchange.answer(known) if known else exchange.begin(self._owner.handler)
+        if rest is None and exchange.complete:
+            self._answers_left -= 1
+            if self._answers_left > 0 and not self._is_behind(exchange):
+                self._conclude(exchange)
+                return True
+            # At once, and not when the task runs: many may be behind in the same turn of the loop.
+            self._remember(exchange)
+        self._task = self._loop.create_task(self._finish(exchange, rest))
+        self._task.add_done_callback(self._finished)
+        return False
+
+    async def _finish(self, exchange: Exchange, rest: Awaitable[None] | None) -> None:
+        """What cannot be done at once: the rest of an exchange, or waiting for its reader."""
         try:
-            await exchange.run(self._owner.handler)
-            if exchange.complete:
-                await self.writable()
-        finally:
+            if rest is not None:
+                await rest
+            if exchange.complete and self._is_behind(exchange):
+                self._remember(exchange)
+                await self.flushed()
+        except BaseException:
             self._report(exchange)
+            raise
+        self._conclude(exchange)
+        if self._phase is _Phase.DRAINING:
+            self._advance()
+
+    def _is_behind(self, exchange: Exchange) -> bool:
+        """Whether the visitor has to take more before the next request is looked at."""
+        # The end of an answer holds the whole of it in memory: none comes on top of a long one.
+        is_long = exchange.sent_bytes > self.limits.write_buffer_bytes_max
+        return self._write_paused or (is_long and self._transport.get_write_buffer_size() > 0)
+
+    def _conclude(self, exchange: Exchange) -> None:
+        """After an answer: on to the next request, or to the end."""
+        self._report(exchange)
         if not exchange.complete or self._transport.is_closing():
             self.abort()
         elif exchange.last or self._owner.closing:
-            self._leave()
+            self._remember(exchange)
+            self._leave(exchange.request)
         else:
+            self._remember(exchange)
             self._enter(_Phase.DRAINING, self.limits.body_base_s)
             self._dropped_bytes = 0
-            self._drain()
 
-    def _answer_ended(self, task: asyncio.Task[None]) -> None:
+    def _remember(self, exchange: Exchange) -> None:
+        """Keep a complete answer for those who ask the same, and none of it for its reader: what
+        is still to be taken lies in the transport."""
+        response, exchange.response = exchange.response, None
+        if response is not None and not self.is_last():
+            self._ready.put(self.parser.head, exchange.request, response)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
         if self._task is task:
             self._task = None
         if not task.cancelled() and (failure := task.exception()) is not None:
@@ -225,52 +347,64 @@ class Connection(asyncio.Protocol):
         if self._phase is _Phase.LOST and self._task is None:
             self._owner.forget(self)
 
-    def _drain(self) -> None:
-        """Drop what is left of the answered request's body, then go on to the next request."""
+    def _drain(self) -> bool:
+        """Drop what is left of the answered request's body; True once the next may be read."""
         while not self.parser.ended:
             try:
                 event = self.parser.next_event()
             except Refusal:
                 # The answer is out already; there is nothing more to say.
                 self._linger()
-                return
+                return False
             if isinstance(event, BodyData):
                 self._dropped_bytes += len(event.data)
                 if self._dropped_bytes > self.limits.drain_bytes_max:
                     self._linger()
-                    return
+                    return False
             elif event is None:
                 self.resume_reading()
                 if self._half_closed:
                     self._close()
-                return
+                return False
         self.resume_reading()
         self.parser.next_request()
-        self._enter(_Phase.IDLE, self._owner.keep_alive_s())
-        self._owner.note_idle(self)
-        if self.parser.begun:
-            self._read_head()
-        if self._half_closed and self._phase in (_Phase.IDLE, _Phase.HEAD):
-            self._close()
+        if self._owner.closing:
+            self._linger()
+            return False
+        self._enter(_Phase.IDLE, self._keep_alive_s())
+        return True
 
     def _report(self, exchange: Exchange) -> None:
-        if self._owner.log is None:
-            return
-        request = exchange.request
-        self._owner.log(
-            AccessEntry(
-                address=self.address,
-                method=request.method,
-                host=request.host,
-                target=request.target,
-                status=exchange.status,
-                sent_bytes=exchange.sent_bytes,
+        if self._owner.log is not None:
+            entry = self._entry(
+                exchange.request,
+                exchange.status,
+                exchange.sent_bytes,
                 duration_s=exchange.duration_s,
                 complete=exchange.complete,
             )
+            self._owner.log(entry)
+
+    def _entry(
+        self,
+        request: Request | None,
+        status: int,
+        sent_bytes: int,
+        *,
+        duration_s: float = 0.0,
+        complete: bool = True,
+    ) -> AccessEntry:
+        return AccessEntry(
+            at_unix=self._owner.now_unix(),
+            address=self.address,
+            request=request,
+            status=status,
+            sent_bytes=sent_bytes,
+            duration_s=duration_s,
+            complete=complete,
         )
 
-    # What an exchange calls
+    # What exchanges call
 
     def now_s(self) -> float:
         return self._loop.time()
@@ -282,72 +416,118 @@ class Connection(asyncio.Protocol):
         return self._owner.closing or self._requests >= self.limits.requests_max
 
     def resume_reading(self) -> None:
-        if self._reading_paused and self.parser.buffered_bytes < self.limits.buffered_bytes_max:
+        if self._reading_paused and self.parser.buffered_bytes < self._read_ahead_bytes_max():
             self._reading_paused = False
             self._transport.resume_reading()
+
+    def _read_ahead_bytes_max(self) -> int:
+        """How much may be held of what has come: more only where it is taken at once."""
+        taken = self._read_waiter is not None or self._phase in (_Phase.DRAINING, _Phase.LINGERING)
+        return self.limits.buffered_bytes_max if taken else self.limits.read_ahead_bytes_max
 
     async def readable(self, within_s: float) -> None:
         if self._half_closed:
             raise Refusal(400, "the body broke off")
-        self.resume_reading()
         self._read_waiter = self._loop.create_future()
-        self._set_deadline(within_s)
+        self.resume_reading()
+        self._wait(within_s)
         try:
             await self._read_waiter
         finally:
             self._read_waiter = None
-            self._set_deadline(None)
+            self._wait(None)
 
     def write(self, data: bytes) -> None:
         if self._phase is _Phase.LOST:
             raise VisitorLeft
-        self._set_deadline(None)
-        self._transport.write(data)
+        self._wait(None)
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        """Write at once what the kernel takes, and leave the rest to the transport: uvloop's own
+        would write after all the connections that have something to read have been looked at."""
+        transport = self._transport
+        if not transport.get_write_buffer_size() and not transport.is_closing():
+            try:
+                taken_bytes = os.write(self._descriptor, data)
+            except OSError:
+                taken_bytes = 0  # No room; or the visitor is gone, which the transport finds too.
+            if taken_bytes == len(data):
+                return
+            data = data[taken_bytes:]
+        transport.write(data)
 
     async def writable(self) -> None:
         while self._write_paused:
-            if self._phase is _Phase.LOST:
-                raise VisitorLeft
-            self._write_waiter = self._loop.create_future()
-            self._await_progress()
+            await self._wait_for_reader()
+
+    @contextmanager
+    def direct(self) -> Iterator[SocketWriter]:
+        """The socket itself, for a long answer; only while nothing waits in the transport."""
+        if self._phase is _Phase.LOST:
+            raise VisitorLeft
+        self._wait(None)
+        with SocketWriter(self._transport.get_extra_info("socket")) as writer:
+            yield writer
+
+    async def flushed(self) -> None:
+        """Wait until the transport has passed on all that was written."""
+        if self._transport.get_write_buffer_size():
+            self._transport.set_write_buffer_limits(high=0)
             try:
-                await self._write_waiter
+                await self.writable()
             finally:
-                self._write_waiter = None
-                self._set_deadline(None)
+                # A lost transport has no limits any more; uvloop raises.
+                if self._phase is not _Phase.LOST:
+                    self._transport.set_write_buffer_limits(high=self.limits.write_buffer_bytes_max)
+
+    async def taken(self, writer: SocketWriter) -> None:
+        """Wait until the visitor has taken some of what was written directly."""
+        # uvloop lets nobody watch a transport's own descriptor, so the writer has one of its own.
+        self._loop.add_writer(writer.fileno(), lambda: _wake(self._write_waiter))
+        try:
+            await self._wait_for_reader()
+        finally:
+            self._loop.remove_writer(writer.fileno())
+
+    async def _wait_for_reader(self) -> None:
+        if self._phase is _Phase.LOST:
+            raise VisitorLeft
+        self._write_waiter = self._loop.create_future()
+        self._await_progress()
+        try:
+            await self._write_waiter
+        finally:
+            self._write_waiter = None
+            self._wait(None)
 
     # Endings
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer a head that is none, or never comes, and leave."""
         page = answers.refused(refusal)
-        self._write_page(page)
-        self._owner.note_busy(self)
+        # RFC 9110 §9.3.2: no content answers HEAD. A head may be refused after it has said that.
+        sent_bytes = self._write_page(page, with_body=not self.parser.is_head_request)
         if self._owner.log is not None:
-            entry = AccessEntry(
-                address=self.address,
-                method="",
-                host="",
-                target=b"",
-                status=page.status,
-                sent_bytes=len(page.body) if isinstance(page.body, bytes) else 0,
-                duration_s=0.0,
-                complete=True,
-            )
-            self._owner.log(entry)
+            self._owner.log(self._entry(None, page.status, sent_bytes))
         self._linger()
 
-    def _write_page(self, page: Response) -> None:
+    def _write_page(self, page: Response, *, with_body: bool) -> int:
+        """Write an answer that ends the connection; how many bytes of its body went out."""
         body = page.body if isinstance(page.body, bytes) else b""
         framing = Framing(version=HTTP_1_1, date=self.date(), length=len(body), close=True)
-        self._transport.write(encode_head(page.status, page.fields, framing) + body)
+        sent = body if with_body else b""
+        self._transport.write(encode_head(page.status, page.fields, framing) + sent)
+        return len(sent)
 
-    def _leave(self) -> None:
+    def _leave(self, request: Request) -> None:
         """End the connection after its last answer."""
         unread = self.parser.buffered_bytes or self._reading_paused
-        if self.parser.body_left_bytes == 0 and not unread:
+        if self.parser.body_left_bytes == 0 and not unread and not request.keep_alive:
             self._close()
         else:
+            # What the visitor has sent is not all here; or the end is news to it, and the next
+            # request may be on its way.
             self._linger()
 
     def _linger(self) -> None:
@@ -365,45 +545,79 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close once all that was written is on its way."""
-        self._owner.note_busy(self)
         self._enter(_Phase.CLOSING, None)
-        self._await_progress()
+        if self._transport.get_write_buffer_size():
+            self._await_progress()
         self._transport.close()
 
-    # Deadlines
+    def _reset(self) -> None:
+        """Abort, and have the kernel forget what it holds: for a reader who takes nothing it would
+        keep that, up to megabytes, for minutes after the connection has ended here."""
+        discard_untaken(self._transport)
+        self.abort()
+
+    # Waiting
 
     def _enter(self, phase: _Phase, within_s: float | None) -> None:
         self._phase = phase
-        self._set_deadline(within_s)
+        self._wait(within_s)
 
-    def _set_deadline(self, within_s: float | None) -> None:
-        """Replace the deadline. The timer is moved only if it would ring too late: mostly it
-        rings too early, and then sets itself anew."""
+    def _keep_alive_s(self) -> float:
+        limits = self.limits
+        pressed = self._owner.is_under_pressure()
+        return limits.keep_alive_under_pressure_s if pressed else limits.keep_alive_s
+
+    def _wait(self, within_s: float | None) -> None:
+        """Wait for something from now on. The timer is moved only if it would ring too late:
+        mostly it rings too early, and then sets itself anew."""
+        self._wait_s = within_s
         if within_s is None:
-            self._deadline_s = None
             return
-        self._deadline_s = self._loop.time() + within_s
+        self._since_s = self._loop.time()
+        due_s = self._since_s + max(within_s, _TIMER_S_MIN)
         if self._timer is not None:
-            if self._timer.when() <= self._deadline_s:
+            if self._timer.when() <= due_s:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline_s, self._ring)
+        self._timer = self._loop.call_at(due_s, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
-        if self._deadline_s is None:
+        if self._wait_s is None:
             return
-        if self._deadline_s > self._loop.time():
-            self._timer = self._loop.call_at(self._deadline_s, self._ring)
+        if self._phase is _Phase.IDLE and self._requests:
+            self._wait_s = self._keep_alive_s()
+        due_s = self._since_s + self._wait_s
+        if due_s - self._loop.time() >= _TIMER_S_MIN:
+            self._timer = self._loop.call_at(due_s, self._ring)
             return
-        self._deadline_s = None
-        self._miss_deadline()
+        self._wait_s = None
+        self._give_up()
 
     def _await_progress(self) -> None:
-        self._unwritten_bytes = self._transport.get_write_buffer_size()
-        self._set_deadline(self.limits.write_idle_s)
+        """Wait for the visitor to take what was written; look after it now and then."""
+        self._untaken_bytes = untaken_bytes(self._transport)
+        self._wait(self.limits.write_idle_under_pressure_s)
+        self._stalled_since_s = self._since_s
 
-    def _miss_deadline(self) -> None:
+    def _judge_progress(self) -> None:
+        limits = self.limits
+        interval_s = limits.write_idle_under_pressure_s
+        taken_bytes = self._untaken_bytes - untaken_bytes(self._transport)
+        if taken_bytes >= limits.write_rate_bytes_per_s * interval_s:
+            self._await_progress()
+            return
+        pressed = self._owner.is_under_pressure()
+        patience_s = interval_s if pressed else limits.write_idle_s
+        stalled_s = self._loop.time() - self._stalled_since_s
+        if stalled_s >= patience_s:
+            self._reset()
+        else:
+            self._untaken_bytes -= taken_bytes
+            self._wait(min(interval_s, patience_s - stalled_s))
+
+    def _give_up(self) -> None:
+        """What was waited for has not come."""
         match self._phase:
             case _Phase.HEAD:
                 self._refuse(Refusal(408, "the request came too slowly"))
@@ -415,10 +629,7 @@ class Connection(asyncio.Protocol):
                 # Half-closed, and no answer in time.
                 self.abort()
             case _Phase.ANSWERING | _Phase.CLOSING:
-                if self._transport.get_write_buffer_size() >= self._unwritten_bytes:
-                    self.abort()
-                else:
-                    self._await_progress()
+                self._judge_progress()
             case _:
                 self._close()
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from p2pweb.http.messages import Span
+
 # More digits than any length of ours. Longer ones are read as this, so that a client cannot
 # have thousands of digits converted.
 _DIGITS_MAX = 18
@@ -67,17 +69,20 @@ def parse_date(value: bytes, *, near_unix_s: int) -> int | None:
 
 
 def _date_from(match: re.Match[bytes], near_unix_s: int) -> int | None:
-    year = int(match["year"])
+    year, date = int(match["year"]), int(match["date"])
+    month = _MONTHS.index(match["month"].decode()) + 1
+    hour, minute, second = (int(match[name]) for name in ("hour", "minute", "second"))
     if len(match["year"]) == 2:
         # RFC 9110 §5.6.7: a timestamp that appears to be more than 50 years in the future is
         # the most recent year in the past that had the same last two digits.
-        latest = time.gmtime(near_unix_s).tm_year + 50
+        near = time.gmtime(near_unix_s)
+        latest = near.tm_year + 50
         year = latest - (latest - year) % 100
-    month = _MONTHS.index(match["month"].decode()) + 1
-    hour, minute, second = (int(match[name]) for name in ("hour", "minute", "second"))
+        if (year, month, date, hour, minute, second) > (latest, *near[1:6]):
+            year -= 100
     try:
         # The grammar has 60 for a leap second; POSIX time counts it as the next second.
-        then = datetime(year, month, int(match["date"]), hour, minute, min(second, 59))  # noqa: DTZ001
+        then = datetime(year, month, date, hour, minute, min(second, 59))  # noqa: DTZ001
     except ValueError:
         return None
     if second > 60 or _DAYS[then.weekday()] != match["day"][:3].decode():
@@ -95,9 +100,10 @@ def parse_entity_tags(value: bytes) -> tuple[str, ...]:
 
     A value that breaks the grammar gives no tag at all: nothing matches it.
     """
-    value = value.strip(b" \t,")
-    if value == b"*":
+    # RFC 9110 §13.1.1: the asterisk is no element of a list, so nothing else may stand by it.
+    if value.strip(b" \t") == b"*":
         return ("*",)
+    value = value.strip(b" \t,")
     tags: list[str] = []
     at = 0
     while match := _ENTITY_TAG.match(value, at):
@@ -137,13 +143,15 @@ class RangeSpec:
     first: int | None
     last: int
 
-    def resolve(self, size_bytes: int) -> tuple[int, int] | None:
-        """The range as (start, stop) within `size_bytes` bytes; None if it is unsatisfiable."""
+    def resolve(self, size_bytes: int) -> Span | None:
+        """The bytes that it means of `size_bytes` bytes; None if it is unsatisfiable."""
         if self.first is None:
             # RFC 9110 §14.1.2: a suffix-range is satisfiable if the suffix-length is non-zero,
             # and is the whole representation where that is shorter.
-            return (max(0, size_bytes - self.last), size_bytes) if self.last else None
-        return None if self.first >= size_bytes else (self.first, min(self.last + 1, size_bytes))
+            return Span(max(0, size_bytes - self.last), size_bytes) if self.last else None
+        if self.first >= size_bytes:
+            return None
+        return Span(self.first, min(self.last + 1, size_bytes))
 
 
 _RANGE_UNIT = re.compile(rb"bytes=", re.IGNORECASE)
@@ -170,13 +178,18 @@ def parse_range(value: bytes) -> tuple[RangeSpec, ...] | None:
         if suffix is not None:
             specs.append(RangeSpec(first=None, last=_capped_int(suffix)))
             continue
-        spec = RangeSpec(first=_capped_int(first), last=_capped_int(last) if last else _HUGE)
-        # RFC 9110 §14.1.1: an int-range is invalid if last-pos is less than first-pos, and a
-        # recipient of an invalid ranges-specifier MUST ignore it.
-        if last and _capped_int(last) < _capped_int(first):
+        # RFC 9110 §14.1.1: an int-range is invalid if last-pos is less than first-pos, and so is
+        # the whole ranges-specifier; §14.2: a server MAY ignore an invalid one.
+        if last and _magnitude(last) < _magnitude(first):
             return None
-        specs.append(spec)
+        specs.append(RangeSpec(first=_capped_int(first), last=_capped_int(last) if last else _HUGE))
     return tuple(specs)
+
+
+def _magnitude(digits: bytes) -> tuple[int, bytes]:
+    # Orders numbers of any length without converting them.
+    digits = digits.lstrip(b"0")
+    return len(digits), digits
 
 
 def _capped_int(digits: bytes) -> int:

@@ -20,7 +20,7 @@ from enum import Enum, auto
 from functools import partial
 
 from p2pweb.http.messages import HTTP_1_0, HTTP_1_1, HttpVersion, Refusal, Request
-from p2pweb.http.request_head import accept_head
+from p2pweb.http.request_head import Fields, accept_head
 
 # RFC 9110 §9 and RFC 5789. Others are answered 501, as RFC 9110 §9.1 asks.
 KNOWN_METHODS = frozenset(
@@ -36,12 +36,23 @@ _CHUNK_SIZE_DIGITS_MAX = 15
 # What a request line holds besides its target: a method, a version, two spaces.
 _LINE_EXTRA_BYTES = 32
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 # RFC 9112 §3: a single space between the parts; the lenient splitting that it permits is not ours.
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+# What a method, or an empty line, begins with.
+_LINE_STARTS = frozenset(b"\r\n!#$%&'*+-.^_`|~0123456789") | frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
 # RFC 9112 §5.1: no whitespace between name and colon. RFC 9110 §5.5: no controls but the tab.
 # A line that begins with a blank (obs-fold) has no name, and is refused with the rest.
 _FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
+# A whole head at once, as nearly every one arrives: the same grammar, read in one pass. What this
+# does not match is read line by line, which finds out what is amiss.
+_HEAD = re.compile(
+    rb"(" + _TOKEN + rb") ([\x21-\x7e]++) HTTP/1\.([0-9])\r\n"
+    rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
+)
+_FIELD_LINES = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
 # RFC 9112 §7.1.1: extensions are checked so that both ends agree on where the line ends.
 _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]+)((?:[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*"
@@ -108,7 +119,10 @@ class RequestParser:
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
         self._buffer = bytearray()
-        self._refusal: Refusal | None = None
+        self._refusal: tuple[int, str] | None = None
+        self._head_at_once_bytes_max = min(
+            limits.target_bytes_max, limits.field_line_bytes_max, limits.head_bytes_max
+        )
         self._start_message()
 
     def _start_message(self) -> None:
@@ -121,6 +135,8 @@ class RequestParser:
         self._extensions_bytes = 0
         # What is left of the sized body, or of the chunk.
         self._left_bytes = 0
+        self._head = b""
+        self._is_head_request = False
 
     @property
     def buffered_bytes(self) -> int:
@@ -128,9 +144,27 @@ class RequestParser:
         return len(self._buffer)
 
     @property
+    def head(self) -> bytes:
+        """The very bytes of this request's head, where it was here whole; else b""."""
+        return self._head
+
+    @property
+    def is_head_request(self) -> bool:
+        """Whether this request says HEAD, as far as it was read; after a refusal, whether it did.
+
+        RFC 9110 §9.3.2: what is refused then is refused without content too.
+        """
+        return self._is_head_request
+
+    @property
     def begun(self) -> bool:
         """Whether a request has begun: a byte of it is here beyond empty lines."""
         return self._state is not _State.REQUEST_LINE or bool(self._buffer)
+
+    @property
+    def empty_lines(self) -> int:
+        """How many stand before the request that has not begun."""
+        return self._empty_lines
 
     @property
     def ended(self) -> bool:
@@ -153,18 +187,28 @@ class RequestParser:
         """Take bytes from the network. They are kept until an event consumes them."""
         self._buffer += data
 
+    def repeat(self, head: bytes) -> None:
+        """Take up a request whose very head was read before, and had no body; only before any byte
+        of a request is here. `EndOfMessage` is the next event."""
+        if self.begun:
+            raise RuntimeError("another request has begun")
+        self._head = head
+        self._state = _State.SIZED_BODY
+
     def next_event(self) -> Event | None:
         """The next event, or None if more bytes are needed (after `EndOfMessage`: always None).
 
         Raises `Refusal`, and the same one ever after.
         """
         if self._refusal is not None:
-            raise self._refusal
+            raise Refusal(*self._refusal)
         try:
             return self._step()
         except Refusal as refusal:
             self._state = _State.REFUSED
-            self._refusal = refusal
+            # Not the exception itself: by its traceback it holds every frame that it passed, and
+            # so the bytes that were read last, for as long as the connection lingers.
+            self._refusal = (refusal.status, refusal.why)
             self._buffer.clear()
             raise
 
@@ -179,10 +223,14 @@ class RequestParser:
         while True:
             match self._state:
                 case _State.REQUEST_LINE:
+                    self._is_head_request = self._buffer.startswith(b"HEAD ")
+                    request = self._read_whole_head()
+                    if request is not None:
+                        return request
                     advanced = self._read_request_line()
                 case _State.FIELDS:
                     if self._read_fields():
-                        return self._accept_head()
+                        return self._accept_head(*self._request_line, tuple(self._fields))
                     return None
                 case _State.SIZED_BODY:
                     return self._read_sized_body()
@@ -223,7 +271,32 @@ class RequestParser:
             raise Refusal(400, "a line ends without a carriage return")
         return line[:-1]
 
+    def _read_whole_head(self) -> Request | None:
+        """The head if all of it is here and nothing about it is remarkable."""
+        buffer = self._buffer
+        size_bytes = buffer.find(b"\r\n\r\n", 0, self._head_at_once_bytes_max) + 4
+        if size_bytes < 4:
+            return None
+        head = bytes(buffer[:size_bytes])
+        match = _HEAD.fullmatch(head)
+        if match is None:
+            return None
+        method, target, minor, lines = match.groups()
+        fields = [
+            (name.lower(), value.rstrip(b" \t")) for name, value in _FIELD_LINES.findall(lines)
+        ]
+        if method not in KNOWN_METHODS or len(fields) > self._limits.fields_max:
+            return None
+        del buffer[:size_bytes]
+        self._scanned_bytes = 0
+        self._head = head
+        version = HTTP_1_0 if minor == b"0" else HTTP_1_1
+        return self._accept_head(method.decode("ascii"), target, version, tuple(fields))
+
     def _read_request_line(self) -> bool:
+        if self._buffer and self._buffer[0] not in _LINE_STARTS:
+            # Mostly a browser that was told https://; waiting for a line's end helps nobody.
+            raise Refusal(400, "the request line is malformed")
         limit = self._limits.target_bytes_max + _LINE_EXTRA_BYTES
         line = self._take_line(limit, self._judge_endless_line)
         if line is None:
@@ -275,8 +348,10 @@ class RequestParser:
                 raise Refusal(431, "there are too many header fields")
             self._fields.append((match[1].lower(), match[2].strip(b" \t")))
 
-    def _accept_head(self) -> Request:
-        request = accept_head(*self._request_line, tuple(self._fields))
+    def _accept_head(
+        self, method: str, target: bytes, version: HttpVersion, fields: Fields
+    ) -> Request:
+        request = accept_head(method, target, version, fields)
         # Trailers have limits of their own.
         self._fields = []
         self._section_left_bytes = self._limits.trailer_bytes_max

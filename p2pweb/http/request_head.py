@@ -7,6 +7,7 @@ target in the form that the method asks for. The grammar of the lines is the par
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from p2pweb.http.authority import parse_authority
 from p2pweb.http.fields import split_list
@@ -16,6 +17,8 @@ from p2pweb.http.messages import HTTP_1_0, HTTP_1_1, HttpVersion, Refusal, Reque
 _LENGTH_DIGITS_MAX = 18
 
 _DIGITS = re.compile(rb"[0-9]+")
+# The fields that say where a message ends, whom it is for, and what follows it.
+_DECISIVE = frozenset((b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"))
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -23,8 +26,12 @@ Fields = tuple[tuple[bytes, bytes], ...]
 
 def accept_head(method: str, raw_target: bytes, version: HttpVersion, fields: Fields) -> Request:
     """Judge a head whose lines are well-formed; raises `Refusal`."""
-    content_length = _content_length(fields, version)
-    host, port = _host(fields, version)
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        if name in _DECISIVE:
+            found.setdefault(name, []).append(value)
+    content_length = _content_length(found, version)
+    host, port = _host(found.get(b"host", []), version)
     target, authority = _split_target(method, raw_target)
     if authority is not None:
         # RFC 9112 §3.2.2: an origin server MUST ignore the received Host field and use the host of
@@ -38,19 +45,15 @@ def accept_head(method: str, raw_target: bytes, version: HttpVersion, fields: Fi
         host=host,
         host_port=port,
         content_length=content_length,
-        keep_alive=_keep_alive(fields, version),
-        expects_continue=_expects_continue(fields, version),
+        keep_alive=_keep_alive(found.get(b"connection", []), version),
+        expects_continue=_expects_continue(found.get(b"expect", []), version),
     )
 
 
-def _values(fields: Fields, name: bytes) -> list[bytes]:
-    return [value for key, value in fields if key == name]
-
-
-def _content_length(fields: Fields, version: HttpVersion) -> int | None:
+def _content_length(found: Mapping[bytes, list[bytes]], version: HttpVersion) -> int | None:
     """RFC 9112 §6.3, without its leniencies: the body's length, None for chunked."""
-    codings = _values(fields, b"transfer-encoding")
-    lengths = _values(fields, b"content-length")
+    codings = found.get(b"transfer-encoding")
+    lengths = found.get(b"content-length")
     if codings:
         # RFC 9112 §6.1: a message with both, and one in HTTP/1.0 with Transfer-Encoding, might be
         # an attempt at smuggling and ought to be handled as an error.
@@ -80,8 +83,7 @@ def _check_codings(value: bytes) -> None:
         raise Refusal(501, "the only transfer coding known here is chunked")
 
 
-def _host(fields: Fields, version: HttpVersion) -> tuple[str, int | None]:
-    values = _values(fields, b"host")
+def _host(values: list[bytes], version: HttpVersion) -> tuple[str, int | None]:
     # RFC 9112 §3.2: 400 to any HTTP/1.1 request that lacks a Host field, and to any request with
     # more than one Host field line or an invalid value.
     if not values and version == HTTP_1_0:
@@ -117,18 +119,14 @@ def _split_target(method: str, target: bytes) -> tuple[bytes, tuple[str, int | N
     return rest, parse_authority(match[1])
 
 
-def _keep_alive(fields: Fields, version: HttpVersion) -> bool:
+def _keep_alive(values: list[bytes], version: HttpVersion) -> bool:
     """RFC 9112 §9.3: close overrules keep-alive, which only HTTP/1.0 needs."""
-    options = {
-        option.lower() for value in _values(fields, b"connection") for option in split_list(value)
-    }
+    options = {option.lower() for value in values for option in split_list(value)}
     return b"close" not in options and (version == HTTP_1_1 or b"keep-alive" in options)
 
 
-def _expects_continue(fields: Fields, version: HttpVersion) -> bool:
-    expectations = {
-        value.lower() for field in _values(fields, b"expect") for value in split_list(field)
-    }
+def _expects_continue(values: list[bytes], version: HttpVersion) -> bool:
+    expectations = {value.lower() for field in values for value in split_list(field)}
     # RFC 9110 §10.1.1: an HTTP/1.0 request's 100-continue MUST be ignored; any other expectation
     # may be answered 417.
     if expectations - {b"100-continue"}:

@@ -17,8 +17,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 SERVER = "p2pweb"
 
-# A response has few fields, and nearly all recur.
-_FIELDS_CACHED = 1024
+# The pages of a small busy site, some 400 bytes each. A redirect that repeats a long query has up
+# to 16 KiB.
+_HEADS_CACHED = 512
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -49,26 +50,29 @@ def has_body(method: str, status: int) -> bool:
 
 def encode_head(status: int, fields: tuple[tuple[str, str], ...], framing: Framing) -> bytes:
     """The head, up to and with its empty line. Raises ValueError for a status or field amiss."""
+    lines = [encode_fields(status, fields), f"Date: {framing.date}\r\n".encode("ascii")]
+    if framing.length is not None:
+        lines.append(b"Content-Length: %d\r\n" % framing.length)
+    if framing.close:
+        lines.append(b"Connection: close\r\n")
+    elif framing.version == HTTP_1_0:
+        # RFC 9112 §9.3: to an HTTP/1.0 client persistence must be said.
+        lines.append(b"Connection: keep-alive\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+@lru_cache(maxsize=_HEADS_CACHED)
+def encode_fields(status: int, fields: tuple[tuple[str, str], ...]) -> bytes:
+    """All of a head that is a function of the published version: status line, fields, Server."""
     if not 200 <= status <= 599:
         raise ValueError(f"not a final status: {status}")
     lines = [f"HTTP/1.1 {status} {reason_phrase(status)}\r\n"]
-    lines += [_encode_field(name, value) for name, value in fields]
-    lines.append(f"Date: {framing.date}\r\nServer: {SERVER}\r\n")
-    if framing.length is not None:
-        lines.append(f"Content-Length: {framing.length}\r\n")
-    if framing.close:
-        lines.append("Connection: close\r\n")
-    elif framing.version == HTTP_1_0:
-        # RFC 9112 §9.3: to an HTTP/1.0 client persistence must be said.
-        lines.append("Connection: keep-alive\r\n")
-    lines.append("\r\n")
+    for name, value in fields:
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise ValueError(f"not a field: {name!r}: {value!r}")
+        if name.lower() in _RESERVED:
+            raise ValueError(f"{name} is written by the connection")
+        lines.append(f"{name}: {value}\r\n")
+    lines.append(f"Server: {SERVER}\r\n")
     return "".join(lines).encode("latin-1")
-
-
-@lru_cache(maxsize=_FIELDS_CACHED)
-def _encode_field(name: str, value: str) -> str:
-    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-        raise ValueError(f"not a field: {name!r}: {value!r}")
-    if name.lower() in _RESERVED:
-        raise ValueError(f"{name} is written by the connection")
-    return f"{name}: {value}\r\n"

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from p2pweb.http.connection import Connection
 from p2pweb.http.fields import format_date
+from p2pweb.http.ready import ReadyAnswers
 from p2pweb.http.service import AccessEntry, Handler, RequestBody, ServerLimits
 
 __all__ = ["AccessEntry", "Handler", "HttpServer", "RequestBody", "ServerLimits"]
 
 # As many as browsers opening a page at once can leave waiting while the loop is busy.
 _BACKLOG = 512
+# Addresses that come again, each some 200 bytes.
+_ADDRESSES_CACHED = 4096
 
 
 class HttpServer:
@@ -39,14 +43,14 @@ class HttpServer:
         self.limits = limits
         self.log = log
         self.closing = False
-        self._now_unix = now_unix
+        self.ready = ReadyAnswers()
+        self.incoming = memoryview(bytearray(limits.buffered_bytes_max))
+        self.now_unix = now_unix
         self._date_s = -1
         self._date = ""
         self._listeners: list[asyncio.Server] = []
-        # Dicts where sets would do: they keep their order, so a simulated run repeats exactly.
+        # A dict where a set would do: it keeps its order, so a simulated run repeats exactly.
         self._connections: dict[Connection, None] = {}
-        self._idle: dict[Connection, None] = {}
-        self._begun: dict[Connection, None] = {}
         self._per_address: dict[str, int] = {}
         self._emptied: asyncio.Future[None] | None = None
 
@@ -94,6 +98,7 @@ class HttpServer:
         Returns when the last connection is gone and its handler has ended.
         """
         self.closing = True
+        self.ready.clear()
         for listener in self._listeners:
             listener.close()
         for connection in tuple(self._connections):
@@ -118,20 +123,17 @@ class HttpServer:
         address = self._counted_address(connection)
         limits = self.limits
         if address and self._per_address.get(address, 0) >= limits.connections_per_address_max:
-            alike = (one for one in (*self._idle, *self._begun) if one.address == address)
-            if not _evict(next(alike, None)):
+            alike = [one for one in self._connections if one.address == connection.address]
+            if not _evict_one(alike):
                 return False
-        elif len(self._connections) >= limits.connections_max:
-            oldest = next(iter(self._idle), None) or next(iter(self._begun), None)
-            if not _evict(oldest):
-                return False
+        elif len(self._connections) >= limits.connections_max and not _evict_one(self._connections):
+            return False
         self._connections[connection] = None
         if address:
             self._per_address[address] = self._per_address.get(address, 0) + 1
         return True
 
     def forget(self, connection: Connection) -> None:
-        self.note_busy(connection)
         if connection not in self._connections:
             return
         del self._connections[connection]
@@ -142,26 +144,11 @@ class HttpServer:
         if not self._connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
-    def note_idle(self, connection: Connection) -> None:
-        self._begun.pop(connection, None)
-        self._idle[connection] = None
-
-    def note_begun(self, connection: Connection) -> None:
-        self._idle.pop(connection, None)
-        self._begun[connection] = None
-
-    def note_busy(self, connection: Connection) -> None:
-        self._idle.pop(connection, None)
-        self._begun.pop(connection, None)
-
-    def keep_alive_s(self) -> float:
-        limits = self.limits
-        if len(self._connections) > limits.connections_max * limits.pressure_share:
-            return limits.keep_alive_under_pressure_s
-        return limits.keep_alive_s
+    def is_under_pressure(self) -> bool:
+        return len(self._connections) > self.limits.connections_max * self.limits.pressure_share
 
     def date(self) -> str:
-        now_s = int(self._now_unix())
+        now_s = int(self.now_unix())
         if now_s != self._date_s:
             self._date_s = now_s
             self._date = format_date(now_s)
@@ -169,18 +156,30 @@ class HttpServer:
 
     def _counted_address(self, connection: Connection) -> str:
         """The address that the connection counts for; "" if it is not counted."""
-        try:
-            address = ip_address(connection.address)
-        except ValueError:
-            return ""
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return "" if address.is_loopback and not self.limits.counts_loopback else str(address)
+        address, is_loopback = _canonical(connection.address)
+        return "" if is_loopback and not self.limits.counts_loopback else address
 
 
-def _evict(connection: Connection | None) -> bool:
-    """Close a waiting connection to make room; False if there is none."""
-    if connection is None:
+@lru_cache(maxsize=_ADDRESSES_CACHED)
+def _canonical(text: str) -> tuple[str, bool]:
+    """An IP address, one spelling for each, and whether it is this machine's own; "" for none."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return "", False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address), address.is_loopback
+
+
+def _evict_one(connections: Iterable[Connection]) -> bool:
+    """Close the one that has waited longest for its visitor; False if none waits."""
+    waiting = [
+        (not one.is_answered, since_s, number, one)
+        for number, one in enumerate(connections)
+        if (since_s := one.waiting_since_s) is not None
+    ]
+    if not waiting:
         return False
-    connection.evict()
+    min(waiting)[-1].evict()
     return True

@@ -1,13 +1,15 @@
 """What a server's user meets: handlers, request bodies, limits, access entries.
 
-Flow: the server calls a `Handler` with a `Request` and its `RequestBody`, gets a `Response`, and
-reports an `AccessEntry`.
+Flow: the server calls a `Handler` with a `Request` and its `RequestBody`, gets a `Response` at once
+or awaits it, and reports an `AccessEntry`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+
+import msgspec
 
 from p2pweb.http.messages import Refusal, Request, Response
 from p2pweb.http.parser import DEFAULT_LIMITS, Limits
@@ -52,7 +54,8 @@ class RequestBody:
         return data
 
 
-Handler = Callable[[Request, RequestBody], Awaitable[Response]]
+# An answer that waits for nothing is returned as it is, which spares a task.
+Handler = Callable[[Request, RequestBody], Response | Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,23 +66,31 @@ class ServerLimits:
     first_byte_s: float = 10.0
     head_s: float = 10.0
     # A body may take this long, and a second more for each so many bytes that have come.
-    body_base_s: float = 20.0
+    body_base_s: float = 10.0
     body_rate_bytes_per_s: int = 500
-    # Without a byte taken for so long, the reader is gone or means harm.
+    # Without a byte taken for so long, the reader is gone or means harm. Under pressure, what a
+    # visitor who is still there takes within the shorter time is enough to stay.
     write_idle_s: float = 30.0
+    write_idle_under_pressure_s: float = 10.0
+    # Below this rate a reader is dripping; a modem was ten times as fast.
+    write_rate_bytes_per_s: int = 500
     # Browsers reuse a connection within seconds or not at all.
     keep_alive_s: float = 15.0
     keep_alive_under_pressure_s: float = 5.0
-    # Above this share of `connections_max` the shorter keep-alive holds.
+    # Above this share of `connections_max` the shorter waits hold.
     pressure_share: float = 0.75
     # A connection should end some day, so that load can move.
     requests_max: int = 1000
-    # Well below the 1,024 descriptors that many systems grant, which the store shares.
+    # At two descriptors each (a long answer takes a second one) within what most systems grant;
+    # `listening.server_limits` takes fewer where fewer are granted.
     connections_max: int = 768
     # Browsers open six to a host; a school behind one address shares these.
     connections_per_address_max: int = 64
-    # What may wait, received but not dispatched, before reading pauses.
+    # What may wait of a body that its reader asks for.
     buffered_bytes_max: int = 64 * 1024
+    # What may wait of anything else, received but not dispatched. It has room for the longest line
+    # of a head; with what the transport may hold of answers, it stays below 64 KiB.
+    read_ahead_bytes_max: int = 9 * 1024
     # Reading this much of an unwanted body is cheaper than a new connection.
     drain_bytes_max: int = 64 * 1024
     # RFC 9112 §9.6: how long, and how much, to read after the half-close so that the last answer
@@ -89,27 +100,25 @@ class ServerLimits:
     # A client that has closed its half may still read; most have left. The answer must begin
     # within this time.
     half_closed_s: float = 5.0
-    # The transport's buffer: above it, writing waits.
-    write_buffer_bytes_max: int = 64 * 1024
+    # The transport's buffer: above it, writing waits. One more short answer may come on top.
+    write_buffer_bytes_max: int = 16 * 1024
     # Whether `connections_per_address_max` holds for this machine's own visitors too: a proxy in
     # front of the peer is one of them, and speaks for everybody.
     counts_loopback: bool = False
     parser: Limits = DEFAULT_LIMITS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessEntry:
-    """One answer, for the access log. `method` is "" where the head was refused.
+class AccessEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer, for the access log. `request` is None where the head was refused.
 
-    `sent_bytes` counts the body as handed to the transport. `complete` is False where the
-    connection broke off before the whole answer was handed over; `status` is 0 where it broke
-    off before its head.
+    `at_unix` is when it was answered. `sent_bytes` counts the body as handed over. `complete` is
+    False where the connection broke off before the whole answer was handed over; `status` is 0
+    where it broke off before its head.
     """
 
+    at_unix: float
     address: str
-    method: str
-    host: str
-    target: bytes
+    request: Request | None
     status: int
     sent_bytes: int
     duration_s: float
