@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from peer_processes import PATIENCE_S, ROOT, SAMPLE, network, publish
+from peer_processes import PATIENCE_S, ROOT, SAMPLE, network, preview, publish
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser") if (p := shutil.which(n))), None)
 EXAMPLE = ROOT.parent / "shared" / "sites" / "static-website-example"
@@ -159,6 +159,14 @@ async def test_pages_open_through_a_third_peer_without_a_fault(
                 if number == 0:
                     assert len(seen.requests) >= requests
                 assert seen.screenshot.startswith(b"\x89PNG")
+
+
+async def test_pages_open_through_a_preview_without_a_fault(tmp_path: Path) -> None:
+    site = shutil.copytree(EXAMPLE if EXAMPLE.is_dir() else SAMPLE, tmp_path / "site")
+    with preview(site) as server:
+        async with browser() as socket_url:
+            seen = await visit(socket_url, f"http://{server.address}/")
+        assert seen.faults == []
 
 
 async def test_a_missing_page_shows_the_sites_own_404_page(tmp_path: Path) -> None:
