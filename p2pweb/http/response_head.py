@@ -19,7 +19,7 @@ SERVER = "p2pweb"
 
 # The pages of a small busy site, some 400 bytes each. A redirect that repeats a long query has up
 # to 16 KiB.
-_HEADS_CACHED = 512
+_HEADS_CACHED = 2048
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
