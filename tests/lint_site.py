@@ -139,19 +139,19 @@ def publish(store: Store, files: dict[str, bytes]) -> Signed:
     return signed
 
 
-class _Nobody:
+class Nobody:
     """The overlay of a peer that is alone: whatever it looks for is nowhere."""
 
-    def find_value(self, key: bytes) -> _Nobody:
+    def find_value(self, key: bytes) -> Nobody:
         return self
 
-    async def __aenter__(self) -> _Nobody:
+    async def __aenter__(self) -> Nobody:
         return self
 
     async def __aexit__(self, *failure: object) -> None:
         pass
 
-    def __aiter__(self) -> _Nobody:
+    def __aiter__(self) -> Nobody:
         return self
 
     async def __anext__(self) -> object:
@@ -181,7 +181,7 @@ async def peer(files: dict[str, bytes]) -> AsyncIterator[Gateway]:
     store = memory_store()
     publish(store, files)
     client = PeerClient()
-    overlay = cast(Overlay, _Nobody())
+    overlay = cast(Overlay, Nobody())
     reader = BlobReader(store, client, overlay, _run)
     sites = Sites(store, overlay, reader, _run, lambda _: True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -133,6 +134,61 @@ async def test_entries_beyond_the_limit_are_counted(
     await log.close()
     assert len(path.read_text().splitlines()) == 3
     assert "lacks 2 entries" in caplog.text
+
+
+async def test_entries_are_counted_by_what_they_keep_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_log, "ENTRIES_BYTES_MAX", 100_000)
+    path = tmp_path / "access.log"
+    log = AccessLog(path, combined)
+    long = with_field(b"cookie", b"x" * 30_000)
+    for entry in [long] * 5 + [REFUSED]:
+        log.note(entry)
+    await log.close()
+    assert len(path.read_text().splitlines()) == 4
+    assert "lacks 2 entries" in caplog.text
+
+
+async def test_nothing_is_begun_after_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    plain = loop.call_later
+    timers: list[asyncio.TimerHandle] = []
+    monkeypatch.setattr(
+        loop, "call_later", lambda *words: (timers.append(plain(*words)), timers[-1])[1]
+    )
+    path = tmp_path / "access.log"
+    log = AccessLog(path, combined)
+    log.note(ENTRY)
+    log._begin()
+    # It comes while the one before is being written.
+    log.note(ENTRY)
+    await log.close()
+    assert path.read_text().count("\n") == 2
+    assert timers
+    assert all(timer.cancelled() for timer in timers)
+
+
+async def test_reader_that_never_comes_does_not_hold_up_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_log, "CLOSE_S", 0.05)
+    path = tmp_path / "access.log"
+    os.mkfifo(path)
+    log = AccessLog(path, combined)
+    log.note(ENTRY)
+    async with asyncio.timeout(5):
+        await log.close()
+    assert "lacks its end" in caplog.text
+    assert log._writing is not None
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        await asyncio.wait([log._writing])
+        assert os.read(reader, 1000) == f"{combined(ENTRY)}\n".encode()
+    finally:
+        os.close(reader)
 
 
 async def test_standard_output_may_be_the_log(capsys: pytest.CaptureFixture[str]) -> None:

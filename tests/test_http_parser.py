@@ -8,11 +8,12 @@ import random
 import h11
 import pytest
 from http_corpus import CASES, CHUNKED, GET, HOST, POST, Asked, Case
+from http_request import request_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pweb.http.messages import HTTP_1_0, HTTP_1_1, Refusal, Request
-from p2pweb.http.parser import BodyData, EndOfMessage, Limits, RequestParser
+from p2pweb.http.parser import BodyData, EndOfMessage, Event, Limits, RequestParser
 
 VALID = tuple(case for case in CASES if case.is_valid)
 
@@ -104,21 +105,13 @@ def test_mutated_stream_is_read_alike_at_any_cuts(case: Case, data: st.DataObjec
     assert read(mutated, cuts) == read(mutated, [])
 
 
-def parse_one(stream: bytes) -> Request:
-    parser = RequestParser()
-    parser.receive(stream)
-    event = parser.next_event()
-    assert isinstance(event, Request)
-    return event
-
-
 def test_field_names_are_lowered_and_values_stripped() -> None:
-    request = parse_one(GET + HOST + b"X-A:  b \r\n\r\n")
+    request = request_of(GET + HOST + b"X-A:  b \r\n\r\n")
     assert request.fields == ((b"host", b"example.com"), (b"x-a", b"b"))
 
 
 def test_repeated_field_lines_are_joined() -> None:
-    request = parse_one(GET + HOST + b"Accept: a\r\nX: y\r\naccept: b\r\n\r\n")
+    request = request_of(GET + HOST + b"Accept: a\r\nX: y\r\naccept: b\r\n\r\n")
     assert request.field(b"accept") == b"a, b"
     assert request.field(b"x") == b"y"
     assert request.field(b"missing") is None
@@ -138,22 +131,22 @@ def test_repeated_field_lines_are_joined() -> None:
     ],
 )
 def test_host_is_split_and_normalised(value: bytes, host: str, port: int | None) -> None:
-    request = parse_one(GET + b"Host: " + value + b"\r\n\r\n")
+    request = request_of(GET + b"Host: " + value + b"\r\n\r\n")
     assert (request.host, request.host_port) == (host, port)
 
 
 def test_absolute_form_overrules_host() -> None:
-    request = parse_one(b"GET http://Other.org:81/a HTTP/1.1\r\n" + HOST + b"\r\n")
+    request = request_of(b"GET http://Other.org:81/a HTTP/1.1\r\n" + HOST + b"\r\n")
     assert (request.host, request.host_port, request.target) == ("other.org", 81, b"/a")
 
 
 def test_http_1_0_may_lack_a_host() -> None:
-    request = parse_one(b"GET / HTTP/1.0\r\n\r\n")
+    request = request_of(b"GET / HTTP/1.0\r\n\r\n")
     assert (request.host, request.version) == ("", HTTP_1_0)
 
 
 def test_version_above_1_1_is_read_as_1_1() -> None:
-    assert parse_one(b"GET / HTTP/1.9\r\n" + HOST + b"\r\n").version == HTTP_1_1
+    assert request_of(b"GET / HTTP/1.9\r\n" + HOST + b"\r\n").version == HTTP_1_1
 
 
 @pytest.mark.parametrize(
@@ -171,13 +164,13 @@ def test_keep_alive_follows_version_and_connection(
     version: bytes, connection: bytes, keeps: bool
 ) -> None:
     stream = b"GET / HTTP/%s\r\n%sConnection: %s\r\n\r\n" % (version, HOST, connection)
-    assert parse_one(stream).keep_alive is keeps
+    assert request_of(stream).keep_alive is keeps
 
 
 def test_expectation_of_http_1_0_is_ignored() -> None:
     expect = b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n"
-    assert parse_one(POST + expect).expects_continue
-    assert not parse_one(b"POST / HTTP/1.0\r\n" + HOST + expect).expects_continue
+    assert request_of(POST + expect).expects_continue
+    assert not request_of(b"POST / HTTP/1.0\r\n" + HOST + expect).expects_continue
 
 
 def test_next_request_waits_until_asked_for() -> None:
@@ -229,6 +222,42 @@ def test_body_left_is_known_for_sized_and_for_ended_bodies() -> None:
     assert chunked.body_left_bytes is None
     chunked.next_event()
     assert chunked.body_left_bytes == 0
+
+
+def events_of(parser: RequestParser, stream: bytes) -> list[Event]:
+    parser.receive(stream)
+    found: list[Event] = []
+    while (event := parser.next_event()) is not None:
+        found.append(event)
+    return found
+
+
+def test_chunks_that_came_together_are_one_event() -> None:
+    parser = RequestParser()
+    assert events_of(parser, CHUNKED)[1:] == []
+    stream = b"1\r\nh\r\n" + b"2;a=b\r\nel\r\n" + b"0001\r\nl\r\n" + b"3\r\no, "
+    assert events_of(parser, stream) == [BodyData(data=b"hello, ")]
+    assert events_of(parser, b"\r") == []
+    more = b"\n" + b"1\r\nu\r\n" * 1000 + b"0\r\n\r\n"
+    assert events_of(parser, more) == [BodyData(data=b"u" * 1000), EndOfMessage()]
+
+
+def test_chunk_line_that_came_in_pieces_says_nothing_of_the_next_one() -> None:
+    parser = RequestParser()
+    events_of(parser, CHUNKED)
+    assert events_of(parser, b"00001\r") == []
+    assert events_of(parser, b"\nx\r\n0\r\n\r\n") == [BodyData(data=b"x"), EndOfMessage()]
+
+
+def test_data_before_a_malformed_chunk_is_given_out_before_the_refusal() -> None:
+    parser = RequestParser()
+    events_of(parser, CHUNKED)
+    parser.receive(b"2\r\nhe\r\n3\r\nllo\r\nzz\r\n")
+    assert parser.next_event() == BodyData(data=b"hello")
+    assert parser.refused
+    with pytest.raises(Refusal) as caught:
+        parser.next_event()
+    assert caught.value.status == 400
 
 
 def test_a_byte_within_each_limit_passes() -> None:

@@ -5,32 +5,19 @@ from __future__ import annotations
 import math
 
 import pytest
+from http_request import head_of, request_of
 
 from p2pweb.http.messages import (
     SHORT_BODY_BYTES_MAX,
     Body,
     Content,
     Lease,
-    Request,
     Response,
     Span,
 )
-from p2pweb.http.parser import RequestParser
 from p2pweb.http.ready import HEAD_BYTES_MAX, TABLE_BYTES_MAX, ReadyAnswers
 
 LEASE = Lease(math.inf)
-
-
-def request_of(head: bytes) -> Request:
-    parser = RequestParser()
-    parser.receive(head)
-    request = parser.next_event()
-    assert isinstance(request, Request)
-    return request
-
-
-def head_of(target: str = "/", fields: str = "", method: str = "GET") -> bytes:
-    return f"{method} {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode()
 
 
 def remembered(response: Response, head: bytes | None = None) -> bool:

@@ -1,11 +1,10 @@
 """One visitor's connection: a transport, a parser, and every wait between them.
 
 Owns the order of things: requests one at a time, each answered by an `Exchange`, and what happens
-after the answer. What it does is a matter of its phase (`_Phase`); whatever it waits for has one
-time limit, all on one timer. It closes what is too slow, lingers where a reset would destroy the
-last answer, and aborts rather than end an incomplete body cleanly. Nothing is buffered without
-bound: what may be read ahead is what the receive buffer is offered for, writing waits while the
-visitor is behind, and a long answer waits without holding any of its bytes.
+after the answer. What it does is a matter of its phase (`_Phase`); whatever it waits for has a time
+limit (`deadline`). It closes what is too slow, lingers where a reset would destroy the last answer,
+and aborts rather than end an incomplete body cleanly. Nothing is buffered without bound: what may
+be read ahead is what the receive buffer is offered for, and what goes out is the `outlet`'s.
 
 The way of a request: bytes → an answer that is ready (`ready`), or the parser → the handler, at
 once or in a task. Time comes from the loop alone.
@@ -15,27 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Protocol, cast
 
 from p2pweb.http import answers
-from p2pweb.http.exchange import Exchange, VisitorLeft
+from p2pweb.http.deadline import Deadline
+from p2pweb.http.exchange import Exchange
 from p2pweb.http.messages import HTTP_1_1, Refusal, Request, Response
-from p2pweb.http.parser import BodyData, RequestParser
+from p2pweb.http.outlet import Outlet
+from p2pweb.http.parser import RequestParser
 from p2pweb.http.ready import HEAD_BYTES_MAX, Ready, ReadyAnswers
 from p2pweb.http.response_head import Framing, encode_head
 from p2pweb.http.service import AccessEntry, Handler, ServerLimits
-from p2pweb.http.socket_writer import SocketWriter, discard_untaken, untaken_bytes
 
 _log = logging.getLogger("p2pweb.http")
 
 # What is read where nothing more should be: the loop takes no empty buffer.
 _READ_BYTES_MIN = 1024
-# uvloop counts in milliseconds, and what is due sooner gets a handle that has no `when`.
-_TIMER_S_MIN = 0.001
 # Pipelined requests that are answered in one turn of the loop; then the others have theirs.
 _ANSWERS_A_TURN = 16
 
@@ -96,16 +92,7 @@ class Connection(asyncio.BufferedProtocol):
         self._half_closed = False
         self._dropped_bytes = 0
         self._read_waiter: asyncio.Future[None] | None = None
-        self._write_paused = False
-        self._write_waiter: asyncio.Future[None] | None = None
-        # What the visitor had still to take when that was looked at last, and since when it has
-        # taken next to nothing.
-        self._untaken_bytes = 0
-        self._stalled_since_s = 0.0
-        # What is waited for may take so long from then on; None: nothing is waited for.
-        self._since_s = 0.0
-        self._wait_s: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(loop, self._give_up)
 
     # What the transport calls
 
@@ -113,8 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         # Stream servers have no other kind; uvloop's does not derive from asyncio's.
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
-        self._descriptor = transport.get_extra_info("socket").fileno()
-        transport.set_write_buffer_limits(high=self.limits.write_buffer_bytes_max)
+        self.outlet = Outlet(self._loop, transport, self.limits, self._deadline)
         # None where the visitor has left before we looked.
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
@@ -125,7 +111,7 @@ class Connection(asyncio.BufferedProtocol):
             self._write_page(page, with_body=True)
             self._close()
             return
-        self._wait(self.limits.first_byte_s)
+        self._deadline.start(self.limits.first_byte_s)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         room_bytes = self._read_ahead_bytes_max() - self.parser.buffered_bytes
@@ -167,21 +153,20 @@ class Connection(asyncio.BufferedProtocol):
         elif self._read_waiter is not None:
             _wake(self._read_waiter)
         elif self._exchange is not None and not self._exchange.head_sent:
-            self._wait(self.limits.half_closed_s)
+            self._deadline.start(self.limits.half_closed_s)
         # Our half stays open: a client that has said all it has to say may still listen.
         return True
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        self.outlet.pause()
 
     def resume_writing(self) -> None:
-        self._write_paused = False
-        _wake(self._write_waiter)
+        self.outlet.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._enter(_Phase.LOST, None)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._phase = _Phase.LOST
+        self.outlet.lose()
+        self._deadline.close()
         if self._task is None:
             self._owner.forget(self)
         else:
@@ -193,7 +178,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def waiting_since_s(self) -> float | None:
         """Since when it waits for its visitor, in the loop's time; None if it does not."""
-        return None if self._wait_s is None else self._since_s
+        return self._deadline.since_s if self._deadline.is_running else None
 
     @property
     def is_answered(self) -> bool:
@@ -210,7 +195,7 @@ class Connection(asyncio.BufferedProtocol):
 
         Who has begun a request and had no answer to it is told that it came too slowly.
         """
-        sending = self._transport.get_write_buffer_size() > 0
+        sending = self.outlet.unsent_bytes > 0
         exchange = self._exchange
         uploads = self._read_waiter is not None and exchange is not None and not exchange.head_sent
         if not sending and (uploads or self._phase is _Phase.HEAD):
@@ -218,8 +203,8 @@ class Connection(asyncio.BufferedProtocol):
             self._write_page(late, with_body=not self.parser.is_head_request)
             self._close()
         elif sending or self._phase is _Phase.ANSWERING:
-            self._enter(_Phase.CLOSING, None)
-            self._reset()
+            self._enter(_Phase.CLOSING)
+            self.outlet.reset()
         else:
             self._close()
 
@@ -234,7 +219,7 @@ class Connection(asyncio.BufferedProtocol):
         now_s = self._loop.time()
         if (
             ready.lease.until_s <= now_s
-            or self._write_paused
+            or self.outlet.is_full
             or self.parser.empty_lines
             or self._requests + 1 >= self.limits.requests_max
         ):
@@ -246,8 +231,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._advance()
             return True
         self._requests += 1
-        self._since_s = now_s
-        self._send(ready.wire(self._owner.date()))
+        self._deadline.since_s = now_s
+        self.outlet.send(ready.wire(self._owner.date()))
         if self._owner.log is not None:
             self._owner.log(self._entry(ready.request, ready.response.status, ready.sent_bytes))
         if ready.closes:
@@ -301,7 +286,7 @@ class Connection(asyncio.BufferedProtocol):
                 await rest
             if exchange.complete and self._is_behind(exchange):
                 self._remember(exchange)
-                await self.flushed()
+                await self.outlet.flushed()
         except BaseException:
             self._report(exchange)
             raise
@@ -313,7 +298,7 @@ class Connection(asyncio.BufferedProtocol):
         """Whether the visitor has to take more before the next request is looked at."""
         # The end of an answer holds the whole of it in memory: none comes on top of a long one.
         is_long = exchange.sent_bytes > self.limits.write_buffer_bytes_max
-        return self._write_paused or (is_long and self._transport.get_write_buffer_size() > 0)
+        return self.outlet.is_full or (is_long and self.outlet.unsent_bytes > 0)
 
     def _conclude(self, exchange: Exchange) -> None:
         """After an answer: on to the next request, or to the end."""
@@ -350,18 +335,19 @@ class Connection(asyncio.BufferedProtocol):
     def _drain(self) -> bool:
         """Drop what is left of the answered request's body; True once the next may be read."""
         while not self.parser.ended:
+            held_bytes = self.parser.buffered_bytes
             try:
                 event = self.parser.next_event()
             except Refusal:
                 # The answer is out already; there is nothing more to say.
                 self._linger()
                 return False
-            if isinstance(event, BodyData):
-                self._dropped_bytes += len(event.data)
-                if self._dropped_bytes > self.limits.drain_bytes_max:
-                    self._linger()
-                    return False
-            elif event is None:
+            # What chunks are wrapped in counts like their data: tiny ones are nearly all wrapping.
+            self._dropped_bytes += held_bytes - self.parser.buffered_bytes
+            if self._dropped_bytes > self.limits.drain_bytes_max:
+                self._linger()
+                return False
+            if event is None:
                 self.resume_reading()
                 if self._half_closed:
                     self._close()
@@ -430,76 +416,12 @@ class Connection(asyncio.BufferedProtocol):
             raise Refusal(400, "the body broke off")
         self._read_waiter = self._loop.create_future()
         self.resume_reading()
-        self._wait(within_s)
+        self._deadline.start(within_s)
         try:
             await self._read_waiter
         finally:
             self._read_waiter = None
-            self._wait(None)
-
-    def write(self, data: bytes) -> None:
-        if self._phase is _Phase.LOST:
-            raise VisitorLeft
-        self._wait(None)
-        self._send(data)
-
-    def _send(self, data: bytes) -> None:
-        """Write at once what the kernel takes, and leave the rest to the transport: uvloop's own
-        would write after all the connections that have something to read have been looked at."""
-        transport = self._transport
-        if not transport.get_write_buffer_size() and not transport.is_closing():
-            try:
-                taken_bytes = os.write(self._descriptor, data)
-            except OSError:
-                taken_bytes = 0  # No room; or the visitor is gone, which the transport finds too.
-            if taken_bytes == len(data):
-                return
-            data = data[taken_bytes:]
-        transport.write(data)
-
-    async def writable(self) -> None:
-        while self._write_paused:
-            await self._wait_for_reader()
-
-    @contextmanager
-    def direct(self) -> Iterator[SocketWriter]:
-        """The socket itself, for a long answer; only while nothing waits in the transport."""
-        if self._phase is _Phase.LOST:
-            raise VisitorLeft
-        self._wait(None)
-        with SocketWriter(self._transport.get_extra_info("socket")) as writer:
-            yield writer
-
-    async def flushed(self) -> None:
-        """Wait until the transport has passed on all that was written."""
-        if self._transport.get_write_buffer_size():
-            self._transport.set_write_buffer_limits(high=0)
-            try:
-                await self.writable()
-            finally:
-                # A lost transport has no limits any more; uvloop raises.
-                if self._phase is not _Phase.LOST:
-                    self._transport.set_write_buffer_limits(high=self.limits.write_buffer_bytes_max)
-
-    async def taken(self, writer: SocketWriter) -> None:
-        """Wait until the visitor has taken some of what was written directly."""
-        # uvloop lets nobody watch a transport's own descriptor, so the writer has one of its own.
-        self._loop.add_writer(writer.fileno(), lambda: _wake(self._write_waiter))
-        try:
-            await self._wait_for_reader()
-        finally:
-            self._loop.remove_writer(writer.fileno())
-
-    async def _wait_for_reader(self) -> None:
-        if self._phase is _Phase.LOST:
-            raise VisitorLeft
-        self._write_waiter = self._loop.create_future()
-        self._await_progress()
-        try:
-            await self._write_waiter
-        finally:
-            self._write_waiter = None
-            self._wait(None)
+            self._deadline.stop()
 
     # Endings
 
@@ -517,7 +439,7 @@ class Connection(asyncio.BufferedProtocol):
         body = page.body if isinstance(page.body, bytes) else b""
         framing = Framing(version=HTTP_1_1, date=self.date(), length=len(body), close=True)
         sent = body if with_body else b""
-        self._transport.write(encode_head(page.status, page.fields, framing) + sent)
+        self.outlet.send(encode_head(page.status, page.fields, framing) + sent)
         return len(sent)
 
     def _leave(self, request: Request) -> None:
@@ -545,93 +467,48 @@ class Connection(asyncio.BufferedProtocol):
 
     def _close(self) -> None:
         """Close once all that was written is on its way."""
-        self._enter(_Phase.CLOSING, None)
-        if self._transport.get_write_buffer_size():
-            self._await_progress()
+        self._enter(_Phase.CLOSING)
+        if self.outlet.unsent_bytes:
+            self.outlet.expect_progress()
         self._transport.close()
-
-    def _reset(self) -> None:
-        """Abort, and have the kernel forget what it holds: for a reader who takes nothing it would
-        keep that, up to megabytes, for minutes after the connection has ended here."""
-        discard_untaken(self._transport)
-        self.abort()
 
     # Waiting
 
-    def _enter(self, phase: _Phase, within_s: float | None) -> None:
+    def _enter(self, phase: _Phase, within_s: float | None = None) -> None:
         self._phase = phase
-        self._wait(within_s)
+        if within_s is None:
+            self._deadline.stop()
+        else:
+            self._deadline.start(within_s)
 
     def _keep_alive_s(self) -> float:
         limits = self.limits
         pressed = self._owner.is_under_pressure()
         return limits.keep_alive_under_pressure_s if pressed else limits.keep_alive_s
 
-    def _wait(self, within_s: float | None) -> None:
-        """Wait for something from now on. The timer is moved only if it would ring too late:
-        mostly it rings too early, and then sets itself anew."""
-        self._wait_s = within_s
-        if within_s is None:
-            return
-        self._since_s = self._loop.time()
-        due_s = self._since_s + max(within_s, _TIMER_S_MIN)
-        if self._timer is not None:
-            if self._timer.when() <= due_s:
-                return
-            self._timer.cancel()
-        self._timer = self._loop.call_at(due_s, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        if self._wait_s is None:
-            return
-        if self._phase is _Phase.IDLE and self._requests:
-            self._wait_s = self._keep_alive_s()
-        due_s = self._since_s + self._wait_s
-        if due_s - self._loop.time() >= _TIMER_S_MIN:
-            self._timer = self._loop.call_at(due_s, self._ring)
-            return
-        self._wait_s = None
-        self._give_up()
-
-    def _await_progress(self) -> None:
-        """Wait for the visitor to take what was written; look after it now and then."""
-        self._untaken_bytes = untaken_bytes(self._transport)
-        self._wait(self.limits.write_idle_under_pressure_s)
-        self._stalled_since_s = self._since_s
-
-    def _judge_progress(self) -> None:
-        limits = self.limits
-        interval_s = limits.write_idle_under_pressure_s
-        taken_bytes = self._untaken_bytes - untaken_bytes(self._transport)
-        if taken_bytes >= limits.write_rate_bytes_per_s * interval_s:
-            self._await_progress()
-            return
-        pressed = self._owner.is_under_pressure()
-        patience_s = interval_s if pressed else limits.write_idle_s
-        stalled_s = self._loop.time() - self._stalled_since_s
-        if stalled_s >= patience_s:
-            self._reset()
-        else:
-            self._untaken_bytes -= taken_bytes
-            self._wait(min(interval_s, patience_s - stalled_s))
-
     def _give_up(self) -> None:
-        """What was waited for has not come."""
+        """What was waited for has not come in time."""
         match self._phase:
+            case _Phase.IDLE if self._has_idle_time():
+                self._deadline.extend(self._keep_alive_s())
             case _Phase.HEAD:
                 self._refuse(Refusal(408, "the request came too slowly"))
             case _Phase.ANSWERING if self._read_waiter is not None:
                 slow = Refusal(408, "the body came too slowly")
                 if not self._read_waiter.done():
                     self._read_waiter.set_exception(slow)
-            case _Phase.ANSWERING if self._write_waiter is None:
+            case _Phase.ANSWERING if not self.outlet.is_waiting:
                 # Half-closed, and no answer in time.
                 self.abort()
             case _Phase.ANSWERING | _Phase.CLOSING:
-                self._judge_progress()
+                self.outlet.judge(is_under_pressure=self._owner.is_under_pressure())
             case _:
                 self._close()
+
+    def _has_idle_time(self) -> bool:
+        """Whether repeated answers have put off the end: they set no deadline of their own."""
+        idle_s = self._loop.time() - self._deadline.since_s
+        return self._requests > 0 and idle_s < self._keep_alive_s()
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -14,15 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Protocol
 
 from p2pweb.errors import P2PWebError
 from p2pweb.http import answers
 from p2pweb.http.messages import Body, Content, Refusal, Request, Response
+from p2pweb.http.outlet import Outlet, VisitorLeft
 from p2pweb.http.parser import BodyData, EndOfMessage, RequestParser
-from p2pweb.http.ready import content_length
-from p2pweb.http.response_head import CONTINUE, Framing, encode_head, has_body
+from p2pweb.http.response_head import CONTINUE, Framing, content_length, encode_head, has_body
 from p2pweb.http.service import Handler, RequestBody, ServerLimits
 from p2pweb.http.socket_writer import SocketWriter
 
@@ -37,6 +37,7 @@ class Channel(Protocol):
 
     parser: RequestParser
     limits: ServerLimits
+    outlet: Outlet
 
     def now_s(self) -> float:
         """The loop's time."""
@@ -52,28 +53,6 @@ class Channel(Protocol):
 
     async def readable(self, within_s: float) -> None:
         """Wait for more of the body; raises `Refusal` if it breaks off or does not come."""
-
-    def write(self, data: bytes) -> None:
-        """Hand bytes to the transport; raises `VisitorLeft`."""
-
-    async def writable(self) -> None:
-        """Wait until the client has taken most of what was written; raises `VisitorLeft`."""
-
-    async def flushed(self) -> None:
-        """Wait until nothing is left in the transport's buffer; raises `VisitorLeft`."""
-
-    def direct(self) -> AbstractContextManager[SocketWriter]:
-        """The socket itself, while the transport's buffer is empty; raises `VisitorLeft`."""
-
-    async def taken(self, writer: SocketWriter) -> None:
-        """Wait until there is room for more in the socket; raises `VisitorLeft`."""
-
-
-class VisitorLeft(Exception):  # noqa: N818 - nobody's error
-    """The connection is lost: whatever is sent now reaches nobody.
-
-    Not a ConnectionError: a handler's own connections raise that.
-    """
 
 
 class BrokenBody(Exception):  # noqa: N818 - the handler's fault, told in its log
@@ -187,7 +166,7 @@ class Exchange:
             return
         self._body_wanted = True
         if not self._received_bytes and not self._channel.parser.buffered_bytes:
-            self._channel.write(CONTINUE)
+            self._channel.outlet.write(CONTINUE)
 
     def _body_is_abandoned(self) -> bool:
         """Whether the rest of the request's body is not worth waiting for."""
@@ -240,7 +219,7 @@ class Exchange:
         head = self._head(response, size_bytes)
         if not has_body(self._request.method, response.status):
             body = b""
-        self._channel.write(head + body if body else head)
+        self._channel.outlet.write(head + body if body else head)
         self._note_head(response)
         self.sent_bytes = len(body)
         self.complete = True
@@ -303,8 +282,8 @@ class Exchange:
         first = next((piece for piece in body.pieces if not isinstance(piece, bytes)), None)
         if first is not None and content.fileno() is None:
             await content.read(first.start, first.stop)
-        await self._channel.flushed()
-        with self._channel.direct() as writer:
+        await self._channel.outlet.flushed()
+        with self._channel.outlet.direct() as writer:
             head = self._head(response, body.size_bytes)
             self._note_head(response)
             await self._send_all(writer, head, more=True)
@@ -322,7 +301,7 @@ class Exchange:
             taken_bytes = writer.send(rest, more=more)
             rest = rest[taken_bytes:]
             if not taken_bytes:
-                await self._channel.taken(writer)
+                await self._channel.outlet.taken(writer)
 
     async def _send_span(
         self, writer: SocketWriter, content: Content, start: int, stop: int
@@ -342,7 +321,7 @@ class Exchange:
                 if taken_bytes == 0:
                     raise BrokenBody(f"the file lacks {stop - start} bytes")
             if taken_bytes is None:
-                await self._channel.taken(writer)
+                await self._channel.outlet.taken(writer)
                 continue
             start += taken_bytes
             self.sent_bytes += taken_bytes

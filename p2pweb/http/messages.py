@@ -38,7 +38,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer to a visitor, not an e
         self.why = why
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, eq=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted request head.
 
     `target` is raw: path and query in origin-form, or `b"*"`. An absolute-form target has been

@@ -40,9 +40,8 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 # RFC 9112 §3: a single space between the parts; the lenient splitting that it permits is not ours.
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 # What a method, or an empty line, begins with.
-_LINE_STARTS = frozenset(b"\r\n!#$%&'*+-.^_`|~0123456789") | frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-)
+_LINE_START = re.compile(_TOKEN + rb"|[\r\n]")
+_LINE_STARTS = frozenset(byte for byte in range(256) if _LINE_START.match(bytes((byte,))))
 # RFC 9112 §5.1: no whitespace between name and colon. RFC 9110 §5.5: no controls but the tab.
 # A line that begins with a blank (obs-fold) has no name, and is refused with the rest.
 _FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
@@ -59,6 +58,9 @@ _CHUNK_LINE = re.compile(
     rb"(?:" + _TOKEN + rb'|"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
     rb"))?)*)"
 )
+# The line of a chunk that fits into what is read at once, without extensions: nearly every one. It
+# is shorter than any limit, and any other line is read on its own, which finds out what is amiss.
+_PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,5})\r\n")
 _FIELDS_TOO_LONG = partial(Refusal, 431, "the header fields are too long")
 _CHUNK_LINE_TOO_LONG = partial(Refusal, 413, "a chunk has too long extensions")
 
@@ -87,7 +89,10 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyData:
-    """Some bytes of the body, at least one, with the framing taken off."""
+    """Some bytes of the body, at least one, with the framing taken off.
+
+    Where chunks end does not show: it is no part of the message (RFC 9112 §7.1.1).
+    """
 
     data: bytes
 
@@ -205,12 +210,15 @@ class RequestParser:
         try:
             return self._step()
         except Refusal as refusal:
-            self._state = _State.REFUSED
-            # Not the exception itself: by its traceback it holds every frame that it passed, and
-            # so the bytes that were read last, for as long as the connection lingers.
-            self._refusal = (refusal.status, refusal.why)
-            self._buffer.clear()
+            self._end_with(refusal)
             raise
+
+    def _end_with(self, refusal: Refusal) -> None:
+        self._state = _State.REFUSED
+        # Not the exception itself: by its traceback it holds every frame that it passed, and so the
+        # bytes that were read last, for as long as the connection lingers.
+        self._refusal = (refusal.status, refusal.why)
+        self._buffer.clear()
 
     def next_request(self) -> None:
         """Go on to the next request; only after `EndOfMessage`."""
@@ -221,7 +229,8 @@ class RequestParser:
     def _step(self) -> Event | None:
         """Walk the states until one gives an event or lacks bytes."""
         while True:
-            match self._state:
+            state = self._state
+            match state:
                 case _State.REQUEST_LINE:
                     self._is_head_request = self._buffer.startswith(b"HEAD ")
                     request = self._read_whole_head()
@@ -234,12 +243,11 @@ class RequestParser:
                     return None
                 case _State.SIZED_BODY:
                     return self._read_sized_body()
-                case _State.CHUNK_LINE:
-                    advanced = self._read_chunk_line()
-                case _State.CHUNK_DATA:
-                    return self._read_chunk_data()
-                case _State.CHUNK_END:
-                    advanced = self._read_chunk_end()
+                case _State.CHUNK_LINE | _State.CHUNK_DATA | _State.CHUNK_END:
+                    data = self._read_chunks()
+                    if data is not None:
+                        return data
+                    advanced = self._state is _State.TRAILERS
                 case _State.TRAILERS:
                     if self._read_fields():
                         self._state = _State.DONE
@@ -364,15 +372,62 @@ class RequestParser:
         if self._left_bytes == 0:
             self._state = _State.DONE
             return _END_OF_MESSAGE
-        return self._take_body()
+        data = self._take_body()
+        return BodyData(data=data) if data else None
 
-    def _take_body(self) -> BodyData | None:
+    def _take_body(self) -> bytes:
+        """What is here of the sized body, or of the chunk."""
         data = bytes(self._buffer[: self._left_bytes])
-        if not data:
-            return None
         del self._buffer[: len(data)]
         self._left_bytes -= len(data)
-        return BodyData(data=data)
+        return data
+
+    def _read_chunks(self) -> BodyData | None:
+        """The data of all the chunks that are here, as one: where they are tiny, an event for each
+        would cost a thousand times its bytes."""
+        data = bytearray()
+        try:
+            self._take_plain_chunks(data)
+            while self._read_chunk(data):
+                self._take_plain_chunks(data)
+        except Refusal as refusal:
+            if not data:
+                raise
+            # What came before it is given out first, as if it had come alone.
+            self._end_with(refusal)
+        return BodyData(data=bytes(data)) if data else None
+
+    def _take_plain_chunks(self, data: bytearray) -> None:
+        """Read the chunks that are here whole and have nothing remarkable, in one pass."""
+        if self._state is not _State.CHUNK_LINE:
+            return
+        buffer, at = self._buffer, 0
+        while (line := _PLAIN_CHUNK_LINE.match(buffer, at)) is not None:
+            start = line.end()
+            stop = start + int(line[1], 16)
+            if start == stop or not buffer.startswith(b"\r\n", stop):
+                break
+            data += buffer[start:stop]
+            at = stop + 2
+        if at:
+            del buffer[:at]
+            self._scanned_bytes = 0
+
+    def _read_chunk(self, data: bytearray) -> bool:
+        """Read a part of a chunk; False if bytes are lacking, or no more chunks follow."""
+        match self._state:
+            case _State.CHUNK_LINE:
+                return self._read_chunk_line()
+            case _State.CHUNK_DATA:
+                data += self._take_body()
+                if self._left_bytes:
+                    return False
+                self._state = _State.CHUNK_END
+                return True
+            case _State.CHUNK_END:
+                return self._read_chunk_end()
+            case _:
+                return False
 
     def _read_chunk_line(self) -> bool:
         limit = self._limits.chunk_line_bytes_max
@@ -393,12 +448,6 @@ class RequestParser:
         self._left_bytes = int(size, 16)
         self._state = _State.CHUNK_DATA if self._left_bytes else _State.TRAILERS
         return True
-
-    def _read_chunk_data(self) -> BodyData | None:
-        data = self._take_body()
-        if self._left_bytes == 0:
-            self._state = _State.CHUNK_END
-        return data
 
     def _read_chunk_end(self) -> bool:
         ending = self._buffer[:2]

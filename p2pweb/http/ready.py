@@ -9,7 +9,7 @@ message's framing is decided here: that was the parser's, the first time.
 from __future__ import annotations
 
 from p2pweb.http.messages import SHORT_BODY_BYTES_MAX, Lease, Request, Response
-from p2pweb.http.response_head import Framing, encode_head, has_body
+from p2pweb.http.response_head import Framing, content_length, encode_head, has_body
 
 # Longer heads carry cookies or an attack; hashing them would cost more than it saves.
 HEAD_BYTES_MAX = 4 * 1024
@@ -95,11 +95,6 @@ class ReadyAnswers:
         gone = self._answers.pop(head, None)
         if gone is not None:
             self._size_bytes -= _size(head, gone)
-
-
-def content_length(status: int, size_bytes: int) -> int | None:
-    """RFC 9110 §8.6: no Content-Length with 204; in a 304 it would be the 200's, or nothing."""
-    return None if status in (204, 304) else size_bytes
 
 
 def _size(head: bytes, ready: Ready) -> int:

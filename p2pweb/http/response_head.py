@@ -48,6 +48,11 @@ def has_body(method: str, status: int) -> bool:
     return method != "HEAD" and status not in (204, 304)
 
 
+def content_length(status: int, size_bytes: int) -> int | None:
+    """RFC 9110 §8.6: no Content-Length with 204; in a 304 it would be the 200's, or nothing."""
+    return None if status in (204, 304) else size_bytes
+
+
 def encode_head(status: int, fields: tuple[tuple[str, str], ...], framing: Framing) -> bytes:
     """The head, up to and with its empty line. Raises ValueError for a status or field amiss."""
     lines = [encode_fields(status, fields), f"Date: {framing.date}\r\n".encode("ascii")]

@@ -1,7 +1,8 @@
 """The HTTP server: listeners, the connections they accept, and how many of these may be.
 
-Owns admission (so many connections in all, so many from one address, the longest idle closed to
-make room) and the orderly end. What happens on a connection is the connection's.
+Owns admission (so many connections in all, so many from one address, the one that has waited
+longest for its visitor closed to make room) and the orderly end. What happens on a connection is
+the connection's.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ADDRESSES_CACHED = 4096
 class HttpServer:
     """Serves one handler on any number of addresses; call from the running loop.
 
-    `now_unix` is the wall clock in seconds, for Date alone.
+    `now_unix` is the wall clock in seconds, for Date and the access log alone.
     """
 
     def __init__(

@@ -68,11 +68,11 @@ class ServerLimits:
     # A body may take this long, and a second more for each so many bytes that have come.
     body_base_s: float = 10.0
     body_rate_bytes_per_s: int = 500
-    # Without a byte taken for so long, the reader is gone or means harm. Under pressure, what a
-    # visitor who is still there takes within the shorter time is enough to stay.
+    # Who has taken next to nothing for so long is gone or means harm. It is looked at once in every
+    # shorter time, and under pressure a single one is enough.
     write_idle_s: float = 30.0
     write_idle_under_pressure_s: float = 10.0
-    # Below this rate a reader is dripping; a modem was ten times as fast.
+    # Below this rate a reader takes next to nothing; a modem was ten times as fast.
     write_rate_bytes_per_s: int = 500
     # Browsers reuse a connection within seconds or not at all.
     keep_alive_s: float = 15.0
@@ -91,7 +91,7 @@ class ServerLimits:
     # What may wait of anything else, received but not dispatched. It has room for the longest line
     # of a head; with what the transport may hold of answers, it stays below 64 KiB.
     read_ahead_bytes_max: int = 9 * 1024
-    # Reading this much of an unwanted body is cheaper than a new connection.
+    # Reading this much of an unwanted body, framing included, is cheaper than a new connection.
     drain_bytes_max: int = 64 * 1024
     # RFC 9112 §9.6: how long, and how much, to read after the half-close so that the last answer
     # is not lost to a reset.
@@ -100,7 +100,8 @@ class ServerLimits:
     # A client that has closed its half may still read; most have left. The answer must begin
     # within this time.
     half_closed_s: float = 5.0
-    # The transport's buffer: above it, writing waits. One more short answer may come on top.
+    # What may wait in the transport: above it, the next request is not looked at. One more short
+    # answer may come on top.
     write_buffer_bytes_max: int = 16 * 1024
     # Whether `connections_per_address_max` holds for this machine's own visitors too: a proxy in
     # front of the peer is one of them, and speaks for everybody.

@@ -99,6 +99,7 @@ def discard_untaken(transport: asyncio.Transport) -> None:
     """Have the socket reset its connection when it is closed, with all that was not taken."""
     opened: HasFileno | None = transport.get_extra_info("socket")
     if opened is not None:
+        # Closed already, it has nothing left to discard.
         with suppress(OSError), socket.socket(fileno=os.dup(opened.fileno())) as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
 
