@@ -1,9 +1,9 @@
 """A visitor's request → the answer: which site, which version, which path, which bytes.
 
-The way of a GET: Host → site (`Hosts`), site → live version (`sites`), path → entry (`manifest`),
-request and entry → plan (`http.plan`), plan → bytes (`exchange.reader`). One request is answered
-from one version. Bytes that cannot be had are a 503 that says why; a path that the version has not
-got is the site's own 404 page, or a plain one.
+The way of a GET: Host → site (`Hosts`), site → live version (`sites`), request → an answer without
+bytes or a plan (`pages`), plan → bytes (`exchange.reader`). One request is answered from one
+version. Bytes that cannot be had are a 503 that says why; a path that the version has not got is
+the site's own 404 page, or a plain one.
 """
 
 from collections.abc import Awaitable
@@ -21,7 +21,7 @@ from p2pweb.http.messages import SHORT_BODY_BYTES_MAX, Request, Response, Span
 from p2pweb.http.service import RequestBody
 from p2pweb.http.target import Target, parse_target
 from p2pweb.keys import SiteId
-from p2pweb.pages import METHODS, Page
+from p2pweb.pages import OPTIONS, Page, other_than_page
 from p2pweb.records import dht_key, file_name
 from p2pweb.sites import Sites, SiteVersion
 
@@ -46,15 +46,13 @@ class Gateway:
     def handle(self, request: Request, body: RequestBody) -> Response | Awaitable[Response]:
         """Answer one request, at once where nothing must be waited for; `http.server`'s handler."""
         if request.target == b"*":
-            return answers.options(METHODS)
+            return OPTIONS
         target = parse_target(request.target)
         if target.path.startswith(wire.PREFIX):
             return self._service.handle(request, target.path, target.query, body)
         site = self._hosts.site_of(request.host)
-        if request.method == "OPTIONS":
-            return answers.options(METHODS)
-        if request.method not in METHODS:
-            return answers.method_not_allowed(METHODS)
+        if (other := other_than_page(request.method)) is not None:
+            return other
         if site is None:
             return answers.error(
                 404,

@@ -3,7 +3,7 @@
 The part of an answer that is the same at every peer and in a preview: the path is looked up, a
 directory without its slash is a redirect, what is not there is the site's own 404 page or a plain
 one, and what is there has a plan. No bytes of a file are read here, and nothing waits. What can be
-made once for a version is: the resources, with their fields.
+made once for a version is: the planners, with all that is the same in every answer of an entry.
 """
 
 from collections import OrderedDict
@@ -24,6 +24,16 @@ CACHE_CONTROL = "public, max-age=0, must-revalidate"
 # For the pages that are visited, mostly 3 KB each; somebody who reads all of a site of this size
 # finds them made when reading it again. A peer has 64 sites in memory at most.
 PLANNERS_MAX = 2048
+
+# What the server as a whole answers to ("*"), and every address of a site.
+OPTIONS = answers.options(METHODS)
+
+
+def other_than_page(method: str) -> Response | None:
+    """The answer where no page is asked for: OPTIONS, or a method that no page has; else None."""
+    if method == "OPTIONS":
+        return OPTIONS
+    return None if method in METHODS else answers.method_not_allowed(METHODS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ from p2pweb.http.service import RequestBody
 from p2pweb.http.target import Target, parse_target
 from p2pweb.keys import PUBLIC_KEY_BYTES
 from p2pweb.manifest import Entry, Manifest
-from p2pweb.pages import METHODS, Page, Pages
+from p2pweb.pages import OPTIONS, Page, Pages, other_than_page
 
 log = logging.getLogger("p2pweb.preview")
 
@@ -161,14 +161,12 @@ class Preview:
     def handle(self, request: Request, body: RequestBody) -> Response | Awaitable[Response]:
         """Answer one request; `http.server`'s handler."""
         if request.target == b"*":
-            return answers.options(METHODS)
+            return OPTIONS
         target = parse_target(request.target)
         if self._hosts.site_of(request.host) is not None:
             raise Refusal(421, "a preview has no site id")
-        if request.method == "OPTIONS":
-            return answers.options(METHODS)
-        if request.method not in METHODS:
-            return answers.method_not_allowed(METHODS)
+        if (other := other_than_page(request.method)) is not None:
+            return other
         self._visited_s = asyncio.get_running_loop().time()
         if self._snapshot is None or self._lease.until_s <= self._visited_s:
             return self._look_and_answer(request, target)

@@ -192,6 +192,8 @@ class Sites:
             log.warning("the manifest of %s is not to be had: %s", site, error)
             known.fault = error
         except BaseException:
+            # A visitor who leaves cancels this, and must not take the news along: those who come
+            # later would be served the version before it, and nobody would look again.
             known.has_news = True
             raise
 

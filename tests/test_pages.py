@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from http_request import head_of, request_of
 
 from p2pweb import pages as pages_module
-from p2pweb.http.messages import Request, Response
-from p2pweb.http.parser import RequestParser
+from p2pweb.http.messages import Response
 from p2pweb.http.target import parse_target
 from p2pweb.keys import PUBLIC_KEY_BYTES
 from p2pweb.manifest import Entry, Manifest
-from p2pweb.pages import Page, Pages
+from p2pweb.pages import Page, Pages, other_than_page
 from p2pweb.records import Encoding
 
 MODIFIED_S = 1_700_000_000
@@ -38,10 +38,7 @@ PAGES = Pages(Manifest(bytes(PUBLIC_KEY_BYTES), 1, [entry(path, "gzip") for path
 def ask(
     target: str, fields: str = "", pages: Pages = PAGES, now_s: float = MODIFIED_S
 ) -> Page | Response:
-    parser = RequestParser()
-    parser.receive(f"GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode())
-    request = parser.next_event()
-    assert isinstance(request, Request)
+    request = request_of(head_of(target, fields))
     return pages.answer(request, parse_target(request.target), now_s)
 
 
@@ -84,6 +81,15 @@ def test_nothing_is_a_plain_page_where_the_site_has_none() -> None:
     nothing = ask("/none")
     assert isinstance(nothing, Response)
     assert nothing.status == 404
+
+
+def test_other_methods_have_the_same_answers_on_every_page() -> None:
+    assert [other_than_page(method) for method in ("GET", "HEAD")] == [None, None]
+    told, refused = other_than_page("OPTIONS"), other_than_page("POST")
+    assert told is not None
+    assert refused is not None
+    assert (told.status, refused.status) == (204, 405)
+    assert dict(told.fields)["Allow"] == dict(refused.fields)["Allow"] == "GET, HEAD, OPTIONS"
 
 
 def test_last_modified_is_never_later_than_the_date() -> None:

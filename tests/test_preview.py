@@ -7,15 +7,14 @@ import inspect
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from http_request import head_of, request_of
 from peer_processes import (
     PATIENCE_S,
     SAMPLE,
-    PeerProcess,
     assert_serves,
     files_of,
     free_ports,
@@ -23,12 +22,17 @@ from peer_processes import (
     publish,
     run_cli,
 )
+from peer_processes import preview as preview_process
 
+from p2pweb import preview as preview_module
+from p2pweb.directory import Listing, list_directory
 from p2pweb.hosts import Hosts
-from p2pweb.http.messages import SHORT_BODY_BYTES_MAX, Body, Refusal, Request, Response
-from p2pweb.http.parser import RequestParser
+from p2pweb.http.messages import SHORT_BODY_BYTES_MAX, Body, Refusal, Response
 from p2pweb.http.service import RequestBody
-from p2pweb.preview import Preview
+from p2pweb.keys import SiteKey
+from p2pweb.preview import Preview, scan
+
+SITE = SiteKey(bytes(32)).site
 
 
 async def _no_body() -> bytes:
@@ -36,12 +40,9 @@ async def _no_body() -> bytes:
 
 
 async def ask(
-    preview: Preview, target: str = "/", method: str = "GET", host: str = "a"
+    preview: Preview, target: str = "/", method: str = "GET", host: str = "a", fields: str = ""
 ) -> Response:
-    parser = RequestParser()
-    parser.receive(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    request = parser.next_event()
-    assert isinstance(request, Request)
+    request = request_of(head_of(target, fields, method, host))
     response = preview.handle(request, RequestBody(0, _no_body))
     return await response if inspect.isawaitable(response) else response
 
@@ -97,10 +98,15 @@ async def test_pages_redirects_and_nothing(site: Path) -> None:
     assert (head.size_bytes, head.pieces) == (SHORT_BODY_BYTES_MAX + 1, ())
 
 
-async def test_name_of_somebody_else_is_refused(site: Path) -> None:
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", f"{SITE}.evil.example", SITE],
+    ids=["a name", "a site below a name", "a site"],
+)
+async def test_name_of_somebody_else_is_refused(site: Path, host: str) -> None:
     preview = await previewed(site)
     with pytest.raises(Refusal) as refused:
-        await ask(preview, host="evil.example")
+        await ask(preview, host=host)
     assert refused.value.status == 421
 
 
@@ -178,23 +184,108 @@ async def test_many_at_once_are_one_scan(site: Path) -> None:
     assert scans == 1
 
 
-class PreviewProcess(PeerProcess):
-    """One `p2pweb preview`."""
+async def test_answer_of_a_state_that_is_over_is_not_repeated(site: Path) -> None:
+    preview = await previewed(site)
+    (site / "index.html").write_text("<p>words that are worth to be encoded" * 1000)
+    await preview._scan()
+    began, go = asyncio.Event(), asyncio.Event()
 
-    def start(self, *flags: str) -> PreviewProcess:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "p2pweb", "preview", *flags, "--port", str(self.port)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.read_line() == f"p2pweb ready: http://127.0.0.1:{self.port}/\n"
-        return self
+    async def held(call):  # type: ignore[no-untyped-def]
+        began.set()
+        await go.wait()
+        return call()
+
+    plain, preview._run = preview._run, held
+    visit = asyncio.ensure_future(ask(preview, fields="Accept-Encoding: gzip\r\n"))
+    await began.wait()
+    preview._run = plain
+    (site / "new.html").write_text("<p>new")
+    await preview._scan()
+    go.set()
+    answer = await visit
+    assert ("Content-Encoding", "gzip") in answer.fields
+    assert answer.lease is not None
+    assert answer.lease.until_s < 0
+    assert is_fresh(preview)
+
+
+async def test_file_that_goes_while_it_is_listed_is_left_out(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = site / "4913"
+
+    def listed(directory: Path) -> Listing:
+        probe.write_text("editors make such a file, and remove it at once")
+        listing = list_directory(directory)
+        probe.unlink()
+        assert "/4913" in [file.path for file in listing.files]
+        return listing
+
+    monkeypatch.setattr(preview_module, "list_directory", listed)
+    snapshot = scan(site, None)
+    assert "/4913" not in snapshot.files
+    assert scan(site, snapshot).pages is snapshot.pages
+
+
+def rescans_to_come(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Counts the timers that are set for another scan."""
+    loop = asyncio.get_running_loop()
+    plain = loop.call_later
+    timers: list[asyncio.TimerHandle] = []
+
+    def call_later(
+        delay: float, callback: Callable[..., object], *more: object
+    ) -> asyncio.TimerHandle:
+        timer = plain(delay, callback, *more)
+        if getattr(callback, "__func__", None) is Preview._start_scan:
+            timers.append(timer)
+        return timer
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    return lambda: sum(not timer.cancelled() for timer in timers)
+
+
+async def test_one_scan_follows_another_however_many_there_were(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preview = await previewed(site)
+    to_come = rescans_to_come(monkeypatch)
+    for _ in range(5):
+        preview._lease.end()
+        await ask(preview)
+    assert to_come() == 1
+    await preview.close()
+    assert to_come() == 0
+
+
+async def test_no_scan_follows_the_one_that_outlasts_the_preview(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preview = await previewed(site)
+    await ask(preview)
+    to_come = rescans_to_come(monkeypatch)
+    began, go = asyncio.Event(), asyncio.Event()
+
+    async def held(call):  # type: ignore[no-untyped-def]
+        began.set()
+        await go.wait()
+        return call()
+
+    preview._run = held
+    preview._start_scan()
+    await began.wait()
+    closing = asyncio.ensure_future(preview.close())
+    await asyncio.sleep(0)
+    go.set()
+    await closing
+    assert to_come() == 0
 
 
 def test_preview_answers_as_a_peer_does_once_published(tmp_path: Path) -> None:
-    preview = PreviewProcess(free_ports(1)[0], tmp_path).start(str(SAMPLE))
-    try:
+    # Where a log may be written beside it.
+    site = tmp_path / "site"
+    shutil.copytree(SAMPLE, site)
+    with preview_process(site) as preview:
         assert_serves(preview, files_of(SAMPLE))
         with network(tmp_path / "peers", 1) as (peer,):
             publish(SAMPLE, peer, tmp_path / "key")
@@ -214,13 +305,11 @@ def test_preview_answers_as_a_peer_does_once_published(tmp_path: Path) -> None:
                         for name in ("Date", "Last-Modified"):
                             answer.fields.pop(name, None)
                     assert here == there, (method, path, fields)
-    finally:
-        assert preview.process is not None
+        assert preview.process is not None and preview.process.stdout is not None
         preview.process.send_signal(signal.SIGTERM)
-        output, faults = preview.process.communicate(timeout=PATIENCE_S)
-    assert preview.process.returncode == 0
-    assert output.endswith("stopping\n")
-    assert "Traceback" not in faults
+        assert preview.process.stdout.read().endswith("stopping\n")
+        assert preview.process.wait(PATIENCE_S) == 0
+        assert "Traceback" not in preview.log.read_text()
 
 
 def test_wrong_words_are_one_sentence(tmp_path: Path, site: Path) -> None:

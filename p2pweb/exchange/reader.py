@@ -135,12 +135,15 @@ class BlobReader:
 
     async def _here(self, blob: BlobId, block: int) -> bytes | None:
         """A block from memory or from this peer's disk; None where it is on neither."""
-        data = self._cache.get((blob, block)) or self._passing.get((blob, block))
+        data = self._cached(blob, block)
         if data is None:
             data = await self._run(lambda: _if_sound(lambda: self._store.read_block(blob, block)))
             if data is not None:
                 self._keep(blob, block, data)
         return data
+
+    def _cached(self, blob: BlobId, block: int) -> bytes | None:
+        return self._cache.get((blob, block)) or self._passing.get((blob, block))
 
     def _keep(self, blob: BlobId, block: int, data: bytes) -> None:
         # A long blob has a cache of its own to pass through, lest it push out everything else.
@@ -177,7 +180,7 @@ class BlobReader:
         It waits in the cache.
         """
         blob, block = source.blob, group.start
-        if self._cache.get((blob, block)) or self._passing.get((blob, block)):
+        if self._cached(blob, block):
             return True
         if len(self._fetches) >= FETCHES_AHEAD_MAX:
             return False

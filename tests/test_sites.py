@@ -1,0 +1,127 @@
+"""Which version of a site is served, while visitors leave and strangers ask for much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar, cast
+
+import pytest
+from lint_site import KEY, Nobody
+
+from p2pweb import sites as sites_module
+from p2pweb.blobs import blob_of, segments_of
+from p2pweb.dht.overlay import Overlay
+from p2pweb.errors import UnavailableError
+from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.reader import BlobReader, Runner
+from p2pweb.keys import SiteKey
+from p2pweb.manifest import Manifest
+from p2pweb.records import SiteRecord, sign
+from p2pweb.sites import REFRESH_S, Sites
+from p2pweb.store.store import Held, Item, Store, memory_store
+
+T = TypeVar("T")
+
+
+def publish(store: Store, seq: int) -> None:
+    """Put a version without files into a store."""
+    data = Manifest(KEY.public_key, seq, []).encode()
+    manifest, _ = blob_of(data)
+    record = SiteRecord(
+        public_key=KEY.public_key,
+        seq=seq,
+        published_s=1_700_000_000 + seq,
+        copies=1,
+        manifest_size_bytes=manifest.size_bytes,
+        manifest_root=manifest.root,
+    )
+    assert store.commit([Item(sign(record, KEY))], segments_of(data)) == [Held(())]
+
+
+class Disk:
+    """Runs the store's calls, and holds them back while it is told to."""
+
+    def __init__(self) -> None:
+        self.held = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        self.held.set()
+        await self.go.wait()
+        return call()
+
+
+class Slow(Nobody):
+    """An overlay in which a lookup finds nothing, and from some time on does not end either."""
+
+    def __init__(self) -> None:
+        self.is_stuck = False
+
+    async def __anext__(self) -> object:
+        if self.is_stuck:
+            await asyncio.Event().wait()
+        raise StopAsyncIteration
+
+
+@asynccontextmanager
+async def served(
+    store: Store, run: Runner, overlay: Nobody, *, is_kept: bool = True
+) -> AsyncIterator[Sites]:
+    client = PeerClient()
+    around = cast(Overlay, overlay)
+    reader = BlobReader(store, client, around, run)
+    sites = Sites(store, around, reader, run, lambda site: is_kept and site == KEY.site)
+    try:
+        yield sites
+    finally:
+        await sites.close()
+        await reader.close()
+        await client.close()
+        store.close()
+
+
+async def seq_of(sites: Sites) -> int:
+    version = await sites.current(KEY.site)
+    assert version is not None
+    return version.record.seq
+
+
+async def test_visitor_who_leaves_does_not_take_the_news_along() -> None:
+    store, disk = memory_store(), Disk()
+    async with served(store, disk.run, Nobody()) as sites:
+        publish(store, 1)
+        assert await seq_of(sites) == 1
+        publish(store, 2)
+        sites.notice(KEY.site)
+        disk.held.clear()
+        disk.go.clear()
+        visit = asyncio.ensure_future(sites.current(KEY.site))
+        await disk.held.wait()
+        visit.cancel()
+        await asyncio.gather(visit, return_exceptions=True)
+        disk.go.set()
+        assert await seq_of(sites) == 2
+
+
+async def test_known_site_is_served_while_strangers_sites_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sites_module, "REFRESHES_MAX", 3)
+    store, overlay = memory_store(), Slow()
+    async with served(store, Disk().run, overlay, is_kept=False) as sites:
+        publish(store, 1)
+        assert await sites.fresh(KEY.site)
+        overlay.is_stuck = True
+        first, *strangers = (SiteKey(bytes([number] * 32)).site for number in range(4))
+        for stranger in strangers:
+            sites.refresh_soon(stranger)
+        with pytest.raises(UnavailableError):
+            await sites.current(first)
+        known = sites._known[KEY.site]
+        assert known.refreshed_at is not None
+        known.refreshed_at -= 2 * REFRESH_S
+        assert await seq_of(sites) == 1
+        assert KEY.site not in sites._refreshes
