@@ -7,6 +7,7 @@
     data = "data/8001"                # where it keeps what it holds, from this file's folder
     access_log = "access.log"         # a line for each answer; "-" is standard output
     access_log_format = "combined"    # or "json"
+    range_limit = 16                  # peers known of one address range; 0 is no limit
 
 Every fault is one sentence with the file, the line and the key.
 """
@@ -40,6 +41,7 @@ class NodeFile:
     data: Path | None = None
     access_log: Path | None = None
     access_log_format: str | None = None
+    range_limit: int | None = None
 
 
 def read_node_file(path: Path) -> NodeFile:
@@ -63,6 +65,7 @@ def read_node_file(path: Path) -> NodeFile:
         "data": _text(lambda value: path.parent / value),
         "access_log": _text(lambda value: Path(value) if value == "-" else path.parent / value),
         "access_log_format": _text(_log_format),
+        "range_limit": _range_limit,
     }
     found: dict[str, object] = {}
     for key, value in table.items():
@@ -100,6 +103,12 @@ def _log_format(text: str) -> str:
 def _port(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65_535:
         raise UsageError("a port is a number from 1 to 65535")
+    return value
+
+
+def _range_limit(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise UsageError("a range limit is a number from 0, which is no limit")
     return value
 
 

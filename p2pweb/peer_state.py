@@ -10,32 +10,40 @@ from typing import Annotated
 
 import msgspec
 
-from p2pweb.address import Address
-from p2pweb.dht.contact import ID_BYTES
+from p2pweb.dht.contact import ID_BYTES, Contact, NodeId, canonical
 from p2pweb.errors import UsageError
 from p2pweb.keys import SiteId, is_site_id
 
-# Those asked at the next start. One that answers knows the rest.
+# Enough to reach every part of a large network at the next start; 200 are 20 KB.
 CONTACTS_MAX = 200
 
-
+NodeIdHex = Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{2 * ID_BYTES}}}$")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+_Row = tuple[NodeIdHex, str, Port]
 
 
 class PeerState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`node_id` is 20 bytes in hexadecimal digits."""
+    """`node_id` is 20 bytes in hexadecimal digits, and so is the id that begins each contact."""
 
-    node_id: str
+    node_id: NodeIdHex
     home: str | None = None
-    contacts: list[tuple[str, Port]] = []
+    contacts: Annotated[list[_Row], msgspec.Meta(max_length=CONTACTS_MAX)] = []
 
     @property
     def home_site(self) -> SiteId | None:
         return SiteId(self.home) if self.home else None
 
-    def with_contacts(self, contacts: list[Address]) -> "PeerState":
-        """The same peer, knowing these."""
-        return msgspec.structs.replace(self, contacts=contacts[:CONTACTS_MAX])
+    def known(self) -> list[Contact]:
+        """The contacts, the most useful first."""
+        return [
+            Contact(NodeId(bytes.fromhex(known)), (host, port))
+            for known, host, port in self.contacts
+        ]
+
+    def with_contacts(self, contacts: list[Contact]) -> "PeerState":
+        """The same peer, knowing these, the most useful first."""
+        rows = [(one.id.hex(), *one.address) for one in contacts[:CONTACTS_MAX]]
+        return msgspec.structs.replace(self, contacts=rows)
 
 
 def read_peer_state(path: Path) -> PeerState | None:
@@ -48,15 +56,24 @@ def read_peer_state(path: Path) -> PeerState | None:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     try:
         state = msgspec.json.decode(data, type=PeerState)
-        sound = len(bytes.fromhex(state.node_id)) == ID_BYTES
     except (msgspec.DecodeError, ValueError, RecursionError):
-        sound = False
-    if not sound or (state.home is not None and not is_site_id(state.home)):
+        state = None
+    if state is None or not _makes_sense(state):
         raise UsageError(
-            f"{path} is damaged: delete it, and the peer starts with a new id; name the site again "
-            "with --home or --join"
+            f"{path} is damaged, or was written by another version of p2pweb: delete it, and the "
+            "peer starts with a new id; name the site again with --home or --join"
         )
     return state
+
+
+def _makes_sense(state: PeerState) -> bool:
+    known = state.known()
+    return (
+        (state.home is None or is_site_id(state.home))
+        and all(canonical(*one.address) == one.address for one in known)
+        and len({one.address for one in known}) == len(known)
+        and len({state.node_id, *(one.id.hex() for one in known)}) == 1 + len(known)
+    )
 
 
 def write_peer_state(path: Path, state: PeerState) -> None:
@@ -67,3 +84,8 @@ def write_peer_state(path: Path, state: PeerState) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -24,6 +24,7 @@ home = "{SITE}"
 data = "data/8001"
 access_log = "access.log"
 access_log_format = "json"
+range_limit = 0
 """
 
 
@@ -50,6 +51,7 @@ def test_whole_file_is_read(path: Path) -> None:
         data=path.parent / "data/8001",
         access_log=path.parent / "access.log",
         access_log_format="json",
+        range_limit=0,
     )
 
 
@@ -87,13 +89,16 @@ def test_absolute_data_folder_stays(path: Path) -> None:
         ('home = "x"', "'x' is no site id: it has 52 characters a-z and 2-7"),
         ("data = []", "it takes a text in quotes"),
         ('access_log_format = "common"', "an access log is one of combined, json"),
+        ("range_limit = -1", "a range limit is a number from 0, which is no limit"),
+        ("range_limit = true", "a range limit is a number from 0, which is no limit"),
+        ('range_limit = "16"', "a range limit is a number from 0, which is no limit"),
     ],
 )
 def test_wrong_value_is_named_with_file_line_and_key(path: Path, line: str, why: str) -> None:
     key = line.split()[0]
     others = "".join(one for one in WHOLE.splitlines(True) if not one.startswith(key))
     said = fault(path, f"{others}# {key} = comment\n\n{line}\n")
-    assert said == f"node.toml, line 9, key '{key}': {why}"
+    assert said == f"node.toml, line 10, key '{key}': {why}"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_unknown_key_is_named_with_its_line(path: Path, line: str, key: str) -> 
     said = fault(path, f"port = 1\n\n{line}\n")
     assert said == (
         f"node.toml, line 3, key '{key}': there is no such key; "
-        "known are port, host, join, home, data, access_log, access_log_format"
+        "known are port, host, join, home, data, access_log, access_log_format, range_limit"
     )
 
 

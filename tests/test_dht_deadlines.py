@@ -1,5 +1,7 @@
 """Deadlines by key."""
 
+from math import inf
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +29,7 @@ def test_behaves_like_a_dict_sorted_by_time(steps: list[tuple[str, int, int]]) -
             assert deadlines.pop_due(when) == due
             for gone in due:
                 del model[gone]
-        assert deadlines.next() == min(model.values(), default=None)
+        assert deadlines.next() == min(model.values(), default=inf)
         assert len(deadlines) == len(model)
 
 

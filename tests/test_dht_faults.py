@@ -59,8 +59,9 @@ def test_a_dead_contact_costs_measured_milliseconds_and_no_round_waits_for_it() 
     living = [one for one in asked if one.address != contact(8).address]
     # The value is here while the nearest contact is still silent.
     assert isinstance(bench.reply(living[0], {"value": b"value"})[0], Yielded)
+    actions = bench.peer.resume(1, bench.now)
     bench.reply(living[1], [])
-    actions = bench.pass_time(bench.now + 1.0)
+    actions += bench.pass_time(bench.now + 1.0)
     (done,) = [one for one in actions if isinstance(one, LookupDone)]
     assert done.closest == (contact(9), contact(10))
     entry = bench.peer.table.get(contact(8).id)
@@ -137,6 +138,7 @@ def test_one_hostile_reply_ends_no_lookup_and_no_store(body: object) -> None:
     asked = {one.address: one for one in sends(bench.peer.find_value(1, KEY, bench.now))}
     bench.reply(asked[contact(8).address], body)
     actions = bench.reply(asked[contact(9).address], {"value": b"value"})
+    actions += bench.peer.resume(1, bench.now)
     assert [type(one) for one in actions] == [Yielded, LookupDone]
     (sent,) = bench.peer.store(2, contact(8), KEY, b"v", bench.now)
     (done,) = bench.reply(sent, body)

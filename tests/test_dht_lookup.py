@@ -1,11 +1,16 @@
 """One iterative lookup, driven by hand."""
 
+from __future__ import annotations
+
 import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pweb.dht.contact import Contact, NodeId, distance
+from p2pweb.dht.contact import Address, Contact, NodeId, distance
 from p2pweb.dht.lookup import Lookup
 from p2pweb.dht.settings import DEFAULTS, Settings
 
@@ -33,19 +38,48 @@ def test_alpha_in_flight_never_rounds() -> None:
     one = lookup([contact(n) for n in range(1, 10)], Settings(alpha=3))
     assert one.next_requests() == [contact(1), contact(2), contact(3)]
     assert one.next_requests() == []
-    one.answered(contact(2), [])
-    assert one.next_requests() == [contact(4)]
+    one.answered(contact(2), [contact(10)])
+    # What it said is followed on a path of its own, on which nobody was asked yet.
+    assert one.next_requests() == [contact(10)]
+    one.answered(contact(1), [contact(11)])
+    assert one.next_requests() == [contact(11)]
 
 
-def test_all_of_the_k_are_asked_once_the_nearest_alpha_have_answered() -> None:
-    one = lookup([contact(n) for n in range(1, 10)], Settings(alpha=2, k=6, ask_tries=1))
+def test_all_of_the_k_are_asked_once_somebody_near_tells_of_nobody_nearer() -> None:
+    one = lookup([contact(10 * n) for n in range(1, 10)], Settings(alpha=2, k=6))
+    assert one.next_requests() == [contact(10), contact(20)]
+    one.answered(contact(20), [contact(15)])
+    assert one.next_requests() == [contact(15)]
+    one.answered(contact(15), [contact(95)])
+    # The last of them is the sixth of our own.
+    assert one.next_requests() == [contact(n) for n in (30, 40, 50, 60)]
+
+
+def test_somebody_far_who_tells_of_nobody_nearer_says_nothing() -> None:
+    one = lookup([contact(10 * n) for n in range(1, 5)], Settings(alpha=2, k=4))
+    assert one.next_requests() == [contact(10), contact(20)]
+    one.answered(contact(10), [contact(n) for n in (1, 2, 3, 4)])
+    one.answered(contact(20), [])
     assert one.next_requests() == [contact(1), contact(2)]
+
+
+def test_a_value_is_no_reason_to_ask_more_at_one_time() -> None:
+    one = lookup([contact(n) for n in range(1, 10)], Settings(alpha=2, k=6))
+    one.next_requests()
+    one.answered(contact(1), [], found=True)
+    assert one.next_requests() == [contact(3)]
     one.answered(contact(2), [])
+    assert one.next_requests() == [contact(n) for n in (4, 5, 6)]
+
+
+def test_each_timeout_adds_two_slots() -> None:
+    one = lookup([contact(n) for n in range(1, 30)], Settings(alpha=2))
+    assert one.next_requests() == [contact(1), contact(2)]
     one.timed_out(contact(1))
-    # Only one of the nearest has answered yet: two slots.
-    assert one.next_requests() == [contact(3), contact(4)]
-    one.answered(contact(3), [])
-    assert one.next_requests() == [contact(n) for n in (5, 6, 7)]
+    # One free, two added.
+    assert one.next_requests() == [contact(n) for n in (3, 4, 5)]
+    one.timed_out(contact(2))
+    assert one.next_requests() == [contact(n) for n in (6, 7, 8)]
 
 
 def test_nearer_contacts_are_asked_before_farther_ones() -> None:
@@ -69,7 +103,8 @@ def test_timeout_frees_the_slot_and_a_late_answer_still_counts() -> None:
     one = lookup([contact(1), contact(2), contact(3)], Settings(alpha=1, k=2, ask_tries=1))
     assert one.next_requests() == [contact(1)]
     one.timed_out(contact(1))
-    assert one.next_requests() == [contact(2)]
+    # Nobody has answered yet: the first is asked again, after the others.
+    assert one.next_requests() == [contact(2), contact(3), contact(1)]
     assert one.answered(contact(1), [])
     one.answered(contact(2), [])
     assert one.done
@@ -80,10 +115,9 @@ def test_clean_record_earns_a_second_question_after_everybody_had_a_first() -> N
     one = lookup([contact(1), contact(2)], Settings(alpha=1))
     one.next_requests()
     one.timed_out(contact(1))
-    assert one.next_requests() == [contact(2)]
+    assert one.next_requests() == [contact(2), contact(1)]
     one.answered(contact(2), [])
     assert not one.done
-    assert one.next_requests() == [contact(1)]
     # The answer to the first question arrives while the second is in flight.
     assert one.answered(contact(1), [])
     one.timed_out(contact(1))
@@ -102,15 +136,27 @@ def test_suspects_are_asked_last_and_once() -> None:
     assert one.closest() == (contact(2),)
 
 
-def test_silent_contacts_give_way_to_the_next_nearest() -> None:
-    one = lookup([contact(n) for n in range(1, 5)], Settings(k=2, ask_tries=1))
-    one.next_requests()
+def test_silent_contacts_give_way_to_the_next_nearest_and_one_more() -> None:
+    one = lookup([contact(n) for n in range(1, 9)], Settings(k=2, ask_tries=1))
+    assert one.next_requests() == [contact(1), contact(2)]
     one.answered(contact(2), [])
     one.timed_out(contact(1))
-    assert one.next_requests() == [contact(3)]
+    assert one.next_requests() == [contact(3), contact(4)]
     one.answered(contact(3), [])
+    # Nobody waits for the one more.
     assert one.done
     assert one.closest() == (contact(2), contact(3))
+
+
+def test_nobody_waits_for_those_in_doubt_once_enough_have_answered() -> None:
+    one = lookup([contact(n) for n in range(1, 4)], Settings(k=2))
+    assert one.next_requests() == [contact(1), contact(2)]
+    one.timed_out(contact(1))
+    assert one.next_requests() == [contact(3), contact(1)]
+    one.answered(contact(2), [])
+    assert not one.done
+    one.answered(contact(3), [])
+    assert one.done
 
 
 def test_while_nobody_answers_each_is_asked_again_and_again() -> None:
@@ -200,23 +246,37 @@ def test_one_answer_adds_k_contacts_at_most_the_nearest() -> None:
     assert one.next_requests() == [contact(1), contact(2), contact(3)]
 
 
+def listed(one: Lookup) -> list[Contact]:
+    return [each.contact for each in one._order]
+
+
 def test_shortlist_is_bounded_the_nearest_kept() -> None:
-    one = lookup([], Settings(k=30, shortlist_max=4))
-    one._add([contact(n) for n in (9, 8, 7, 6, 5, 4, 3)])
-    assert [each.contact for each in one._nearest] == [contact(n) for n in (3, 4, 5, 6)]
-    # A trimmed contact may be heard of again, any number of times.
-    for _ in range(5):
-        one._add([contact(9)])
+    one = lookup([contact(100)], Settings(k=30, shortlist_max=4))
+    one.next_requests()
+    one.answered(contact(100), [contact(n) for n in (9, 8, 7, 6, 5, 4, 3)])
+    assert listed(one) == [contact(n) for n in (3, 4, 5, 6, 100)]
     assert one.next_requests() == [contact(n) for n in (3, 4, 5, 6)]
-    one._add([contact(n) for n in (20, 21, 22, 23, 24)])
-    assert len(one._nearest) == 8
+    # A trimmed contact may be heard of again, any number of times.
+    for number in (3, 4, 5):
+        one.answered(contact(number), [contact(9)])
+    assert listed(one) == [contact(n) for n in (3, 4, 5, 6, 9, 100)]
+    one.answered(contact(6), [contact(n) for n in (20, 21, 22, 23, 24)])
+    assert listed(one) == [contact(n) for n in (3, 4, 5, 6, 9, 20, 21, 22, 100)]
+
+
+def test_no_rumour_pushes_out_what_is_known_at_first_hand() -> None:
+    own = [contact(n) for n in range(100, 110)]
+    one = lookup(own, Settings(alpha=1, k=20, shortlist_max=4))
+    one.next_requests()
+    one.answered(contact(100), [contact(n) for n in range(1, 20)])
+    assert listed(one) == own
 
 
 def test_asked_contacts_are_never_trimmed() -> None:
     one = lookup([contact(50)], Settings(shortlist_max=1, k=5))
     one.next_requests()
     one.answered(contact(50), [contact(3), contact(2), contact(1)])
-    assert [each.contact for each in one._nearest] == [contact(1), contact(50)]
+    assert listed(one) == [contact(1), contact(50)]
 
 
 def test_invented_contacts_without_end_end() -> None:
@@ -243,43 +303,367 @@ def test_budget_spent_waits_for_those_in_flight() -> None:
     assert one.closest() == (contact(1),)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 80), st.floats(0, 0.6), st.floats(0, 0.3))
+# --- first hand and rumours ---
+
+
+def test_rumours_are_asked_once_and_own_contacts_twice() -> None:
+    one = Lookup(
+        TARGET, OWN, [contact(1), contact(2)], DEFAULTS, lambda _: False, rumours=[contact(3)]
+    )
+    # The path of the rumour has asked nobody after path 0 has.
+    assert one.next_requests() == [contact(1), contact(3), contact(2)]
+    one.answered(contact(1), [])
+    one.timed_out(contact(2))
+    one.timed_out(contact(3))
+    assert one.next_requests() == [contact(2)]
+    one.timed_out(contact(2))
+    assert one.done
+    assert one.closest() == (contact(1),)
+
+
+def test_fewer_answers_end_a_lookup_that_needs_fewer() -> None:
+    contacts = [contact(n) for n in range(1, 30)]
+    one = Lookup(TARGET, OWN, contacts, DEFAULTS, lambda _: False, need=2)
+    assert one.next_requests() == [contact(1), contact(2)]
+    one.answered(contact(1), [])
+    assert one.is_short
+    one.answered(contact(2), [])
+    assert one.done
+    assert not one.is_short
+    assert one.closest() == (contact(1), contact(2))
+    # The others of the k nearest were asked nothing.
+    assert one.unheard() == [contact(n) for n in range(3, 21)]
+
+
+def test_those_unheard_are_neither_silent_nor_discredited_nor_asked() -> None:
+    one = lookup([contact(n) for n in range(1, 7)], Settings(k=4, alpha=3, ask_tries=1))
+    assert one.next_requests() == [contact(1), contact(2), contact(3)]
+    one.answered(contact(3), [contact(7)])
+    one.timed_out(contact(1))
+    one.discredit(contact(2))
+    assert one.unheard() == [contact(4), contact(5), contact(6)]
+
+
+def test_believe_corrects_and_refutes_rumours() -> None:
+    corrected = {contact(2, port=66): contact(2), contact(3): None, contact(4, port=66): contact(4)}
+    one = Lookup(
+        TARGET,
+        OWN,
+        [contact(9)],
+        DEFAULTS,
+        lambda _: False,
+        rumours=[contact(2, port=66)],
+        believe=lambda rumour: corrected.get(rumour, rumour),
+    )
+    one.next_requests()
+    # 2 is heard of again at the wrong address, 4 at the wrong one and at its own.
+    heard = [contact(2, port=66), contact(3), contact(4, port=66), contact(4)]
+    one.answered(contact(9), heard)
+    assert listed(one) == [contact(2), contact(4), contact(9)]
+
+
+def test_own_contacts_are_asked_though_any_number_of_rumours_is_nearer() -> None:
+    own = [contact(n) for n in range(1_000, 1_010)]
+    options = Settings(k=4, alpha=2, first_hand=3)
+    rumours = [contact(n) for n in range(1, 50)]
+    one = Lookup(TARGET, OWN, own, options, lambda _: False, rumours=rumours)
+    asked = []
+    while not one.done:
+        for request in one.next_requests():
+            asked.append(request)
+            one.answered(request, [])
+    assert {each for each in asked if each in own} == set(own[:3])
+    assert one.closest() == tuple(contact(n) for n in (1, 2, 3, 4))
+
+
+def test_more_contacts_come_to_a_lookup_whose_own_are_silent() -> None:
+    one = lookup([contact(1)], Settings(lone_tries=1))
+    one.next_requests()
+    one.timed_out(contact(1))
+    assert one.done
+    assert one.is_short
+    assert not one.know([contact(1), Contact(OWN, ("192.0.2.1", 1))])
+    assert one.know([contact(1), contact(2)])
+    assert not one.done
+    assert one.next_requests() == [contact(2)]
+
+
+def test_rumours_about_an_address_do_not_use_up_the_questions_of_our_contact_there() -> None:
+    one = lookup([contact(50), contact(60)], Settings(alpha=1, rumours_max=2))
+    one.next_requests()
+    at_sixty = [contact(n, port=1_060) for n in (1, 2, 3)]
+    one.answered(contact(50), at_sixty)
+    asked = []
+    while requests := one.next_requests():
+        for request in requests:
+            asked.append(request)
+            one.answered(request, at_sixty)
+    assert asked == [contact(1, port=1_060), contact(2, port=1_060), contact(60)]
+
+
+def test_rumours_about_an_id_do_not_hide_where_our_contact_is() -> None:
+    rumours = [contact(5, port=1), contact(5, port=2)]
+    one = Lookup(TARGET, OWN, [], DEFAULTS, lambda _: False, rumours=rumours)
+    assert one.know([contact(5)])
+    assert contact(5) in one.next_requests()
+
+
+# --- chance and malice ---
+
+
+@dataclass
+class Course:
+    """A lookup on its way, with what must hold after every step."""
+
+    one: Lookup
+    options: Settings
+    need: int
+    own: Sequence[Contact]
+    rumours: int
+    flying: list[Contact] = field(default_factory=list)
+    tardy: list[Contact] = field(default_factory=list)
+    asked: Counter[Contact] = field(default_factory=Counter)
+    ids_at: dict[Address, set[NodeId]] = field(default_factory=dict)
+    places_of: dict[NodeId, set[Address]] = field(default_factory=dict)
+    timeouts: int = 0
+
+    def ask(self) -> list[Contact]:
+        before = len(self.flying)
+        requests = self.one.next_requests()
+        for request in requests:
+            assert request.id != OWN
+            assert request not in self.flying
+            self.flying.append(request)
+            self.asked[request] += 1
+            assert self.asked[request] <= self.options.lone_tries
+            if request not in self.own:
+                self.ids_at.setdefault(request.address, set()).add(request.id)
+                self.places_of.setdefault(request.id, set()).add(request.address)
+                assert len(self.ids_at[request.address]) <= self.options.rumours_max
+                assert len(self.places_of[request.id]) <= self.options.rumours_max
+        assert self.asked.total() <= self.options.asks_max
+        narrow, wide = min(self.options.alpha, self.need), self.need
+        slots = (wide if self.one._is_wide else narrow) + 2 * self.timeouts
+        assert len(self.flying) <= max(slots, before)
+        return requests
+
+    def answer(self, contact: Contact, told: Sequence[Contact], *, found: bool = False) -> None:
+        self.one.answered(contact, told, found=found)
+        if contact in self.flying:
+            self.flying.remove(contact)
+
+    def time_out(self, contact: Contact) -> None:
+        self.flying.remove(contact)
+        self.timeouts += 1
+        self.one.timed_out(contact)
+
+    def check(self) -> None:
+        one, order = self.one, self.one._order
+        assert len(self.flying) == one._in_flight
+        # Memory: those asked, those to begin with, and a shortlist of the others.
+        begun = len(self.own) + self.rumours
+        assert len(order) <= self.options.shortlist_max + self.asked.total() + begun
+        assert len(order) == sum(len(alike) for alike in one._of_id.values())
+        assert len(order) == sum(len(there) for there in one._at.values())
+        assert [each.distance for each in order] == one._distances == sorted(one._distances)
+        for path, count in enumerate(one._heard_of):
+            assert sum(path in each.paths for each in order) == count
+        # What was surveyed before is what a fresh look finds, and nobody waits for nothing.
+        waiting, done = one._survey()
+        one._surveyed = None
+        assert (waiting, done) == one._survey()
+        assert one.done or self.flying or waiting
+
+    def run(self, step: Callable[[Course], None]) -> None:
+        while not self.one.done:
+            self.ask()
+            if self.asked.total() < 50:
+                self.check()
+            if self.flying:
+                step(self)
+        self.check()
+        assert self.one.next_requests() == []
+
+
+def peers(rng: random.Random, count: int, network: int = 1) -> list[Contact]:
+    return [
+        Contact(NodeId(rng.randbytes(20)), (f"10.{network}.{n >> 8}.{n & 255}", 4_000))
+        for n in range(count)
+    ]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.integers(1, 80),
+    dead=st.floats(0, 0.6),
+    late=st.floats(0, 0.3),
+    need=st.sampled_from([None, 1, 5]),
+)
 def test_every_lookup_ends_and_finds_the_nearest_living(
-    seed: int, count: int, dead: float, late: float
+    seed: int, count: int, dead: float, late: float, need: int | None
 ) -> None:
     """Everybody knows everybody; some are dead, some answer late, always in random order."""
     rng = random.Random(seed)
-    everyone = [
-        Contact(NodeId(rng.randbytes(20)), ("192.0.2.1", port)) for port in range(1, count + 1)
-    ]
+    everyone = peers(rng, count)
     living = {one: rng.random() >= dead for one in everyone}
+    # The dead are forgotten by those that they were known to, all or half of them.
+    forgotten = rng.random() < 0.5
+    remembered = [one for one in everyone if living[one] or not forgotten]
     target = rng.randbytes(20)
     options = Settings(k=8)
 
-    def known(key: bytes) -> list[Contact]:
-        return sorted(everyone, key=lambda one: distance(one.id, key))[: options.k]
+    def nearest(contacts: Sequence[Contact]) -> list[Contact]:
+        return sorted(contacts, key=lambda one: distance(one.id, target))[: options.k]
 
-    one = Lookup(target, OWN, rng.sample(everyone, min(3, count)), options, lambda _: False)
-    flying: list[Contact] = []
-    tardy: list[Contact] = []
-    steps = 0
-    while not one.done:
-        flying += one.next_requests()
-        assert len(flying) <= options.k
-        request = flying.pop(rng.randrange(len(flying)))
+    own = rng.sample(everyone, min(3, count))
+    rumours = rng.sample(everyone, min(2, count))
+    one = Lookup(target, OWN, own, options, lambda _: False, need=need, rumours=rumours)
+
+    def step(course: Course) -> None:
+        request = rng.choice(course.flying)
         if living[request] and rng.random() >= late:
-            one.answered(request, known(target))
+            course.answer(request, nearest(remembered))
         else:
-            one.timed_out(request)
+            course.time_out(request)
             if living[request]:
-                tardy.append(request)
-        if tardy and rng.random() < 0.5:
-            early = tardy.pop()
-            one.answered(early, known(target))
-            flying = [each for each in flying if each != early]
-        steps += 1
-        assert steps <= options.asks_max
-    if not late and all(living.values()):
-        assert list(one.closest()) == known(target)
+                course.tardy.append(request)
+        if course.tardy and rng.random() < 0.5:
+            course.answer(course.tardy.pop(), nearest(remembered))
+
+    Course(one, options, need or options.k, own, len(rumours)).run(step)
     assert all(living[each] for each in one.closest())
+    if not late and any(living[each] for each in (*own, *rumours)):
+        expected = nearest([each for each in everyone if living[each]])
+        if forgotten or all(living.values()):
+            enough = options.k if need is None else need
+            assert list(one.closest())[:enough] == expected[:enough]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), share=st.floats(0.1, 0.9), silence=st.floats(0, 0.3))
+def test_colluders_who_invent_ever_nearer_contacts_keep_nobody_from_own_contacts(
+    seed: int, share: float, silence: float
+) -> None:
+    """Each liar tells of k others nearer than any before, all at addresses of liars."""
+    rng = random.Random(seed)
+    honest, liars = peers(rng, 60), peers(rng, 60, network=2)
+    at_liars = [one.address for one in liars]
+    of_honest = set(honest)
+    target = rng.randbytes(20)
+    options = Settings()
+    nearness = 1 << 140
+
+    def known(key: Callable[[Contact], int]) -> list[Contact]:
+        some = [*rng.sample(honest, 30), *rng.sample(liars, 15)]
+        return sorted(some, key=key)[: options.k]
+
+    def far(one: Contact) -> int:
+        return distance(one.id, target)
+
+    def invented() -> list[Contact]:
+        nonlocal nearness
+        nearness -= nearness >> 3
+        base = int.from_bytes(target, "big")
+        return [
+            Contact(NodeId((base ^ nearness + n).to_bytes(20, "big")), rng.choice(at_liars))
+            for n in range(64)
+        ]
+
+    own = sorted(
+        [*rng.sample(honest, round(40 * (1 - share))), *rng.sample(liars, round(40 * share))],
+        key=far,
+    )
+    one = Lookup(target, OWN, own, options, lambda _: False, rumours=invented()[:20])
+    honestly: set[Contact] = set()
+
+    def step(course: Course) -> None:
+        request = rng.choice(course.flying)
+        if rng.random() < silence:
+            course.time_out(request)
+        elif request in of_honest:
+            honestly.add(request)
+            course.answer(request, known(far))
+        else:
+            course.answer(request, invented())
+
+    course = Course(one, options, options.k, own, 20)
+    course.run(step)
+    nearest_own = own[: options.first_hand]
+    assert set(nearest_own) <= set(course.asked)
+    if not silence:
+        assert {each for each in nearest_own if each in of_honest} <= honestly
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    options=st.builds(
+        Settings,
+        k=st.integers(1, 4),
+        alpha=st.integers(1, 3),
+        asks_max=st.integers(1, 40),
+        shortlist_max=st.integers(1, 6),
+        paths=st.integers(1, 3),
+        first_hand=st.integers(0, 3),
+        rumours_max=st.integers(1, 2),
+        lone_tries=st.integers(2, 4),
+    ),
+    need=st.integers(1, 4),
+)
+def test_whatever_comes_in_whatever_order_a_lookup_stays_whole(
+    seed: int, options: Settings, need: int
+) -> None:
+    """Few ids at few addresses, so that rumours collide; anything may happen at any time."""
+    rng = random.Random(seed)
+
+    def some(most: int) -> list[Contact]:
+        return [
+            contact(rng.randint(1, 12), rng.randint(1, 12)) for _ in range(rng.randint(0, most))
+        ]
+
+    suspects, refuted, rumours = some(3), some(3), some(4)
+    own = list({each.address: each for each in some(6) if each not in refuted}.values())
+    one = Lookup(
+        TARGET,
+        OWN,
+        own,
+        options,
+        lambda each: each in suspects,
+        need=need,
+        rumours=rumours,
+        believe=lambda each: None if each in refuted else each,
+    )
+
+    def step(course: Course) -> None:
+        request = rng.choice(course.flying)
+        told = some(6)
+        match rng.randrange(6):
+            case 0:
+                course.answer(request, told, found=rng.random() < 0.5)
+            case 1:
+                course.answer(rng.choice(list(course.asked)), told)
+            case 2:
+                course.time_out(request)
+            case 3:
+                one.discredit(request)
+                course.flying.remove(request)
+            case 4:
+                known = rng.choice([request, *told]).id
+                one.discredit_others(request.address, known)
+                course.flying = [
+                    each
+                    for each in course.flying
+                    if each.address != request.address or each.id == known
+                ]
+            case _:
+                taken = {each.address for each in own}
+                news = [each for each in told[:1] if each.address not in taken]
+                own.extend(news)
+                one.know(news)
+
+    Course(one, options, need, own, len(rumours)).run(step)
+    assert len({each.id for each in one.closest()}) == len(one.closest())
+    assert len(one.closest()) <= options.k
+    assert not set(one.closest()) & set(refuted)
+    assert len(one.unheard()) <= options.k

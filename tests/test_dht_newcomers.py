@@ -6,11 +6,10 @@ import random
 
 from p2pweb.dht import wire
 from p2pweb.dht.contact import Address, Contact, NodeId
-from p2pweb.dht.events import Action, ContactUp, Send
+from p2pweb.dht.events import Action, ContactUp, LookupDone, Send
 from p2pweb.dht.peer import Peer
 from p2pweb.dht.serving import Held
-from p2pweb.dht.settings import DEFAULTS
-from p2pweb.dht.table import Table
+from p2pweb.dht.settings import DEFAULTS, Settings
 
 OWN = NodeId(bytes(20))
 NEWCOMER = Contact(NodeId(b"\x20" + bytes(19)), ("192.0.2.7", 4_000))
@@ -41,9 +40,38 @@ def test_the_ping_that_proves_a_newcomer_is_repeated_once_within_the_limit() -> 
     assert ContactUp(NEWCOMER) in peer.receive(pong, NEWCOMER.address, 4.0)
 
 
-def test_exploring_starts_at_a_closest_contact_that_is_not_proved_yet() -> None:
-    table = Table(OWN, DEFAULTS, 0.0)
-    table.proved(Contact(NodeId(b"\x80" + bytes(19)), ("192.0.2.8", 4_000)), 0.1, 0.0)
+def test_a_newcomer_makes_itself_known_to_the_nearest_it_hears_of_and_looks_around() -> None:
     rng = random.Random(1)
-    assert len(table.stale_keys(0.0, rng, idle_s=0.0)) == 1
-    assert len(table.stale_keys(0.0, rng, idle_s=0.0, closest=NEWCOMER)) == 3
+    options = Settings(k=4, join_need=2, glances=3, alpha=2)
+    peer = Peer(OWN, Nothing(), rng=rng, entropy=rng.randbytes, settings=options, now=0.0)
+    others = [Contact(NodeId(bytes([n]) + bytes(19)), (f"192.0.2.{n}", 4_000)) for n in range(1, 8)]
+    (ping,) = sends(peer.ping(1, others[6].address, 0.0))
+    peer.receive(wire.encode_answer(ping.data[1:21], others[6].id), others[6].address, 0.1)
+    asked = sends(peer.join(2, 0.1))
+    done: list[Action] = []
+    addresses = {one.address: one for one in others}
+    questions: list[tuple[wire.Question, Contact]] = []
+    while asked:
+        sent = asked.pop(0)
+        message = wire.decode(sent.data)
+        if not isinstance(message, wire.Asked):
+            continue
+        questions.append((message.question, addresses[sent.address]))
+        if isinstance(message.question, wire.FindNode):
+            answer = wire.encode_nodes(message.message_id, others[:4])
+            actions = peer.receive(answer, sent.address, 0.2)
+            done += [one for one in actions if isinstance(one, LookupDone)]
+            asked += sends(actions)
+    (end,) = done
+    assert isinstance(end, LookupDone)
+    sought = [one for question, one in questions if question == wire.FindNode(OWN, OWN)]
+    assert sought == [others[6], *others[:2]]
+    # The two that answered are asked who they are; the rest of the k nearest is only greeted.
+    greeted = {one.id for question, one in questions if question == wire.Ping(OWN)}
+    assert greeted == {one.id for one in others[:4]}
+    glances = sends(peer.explore(0.3))
+    assert len(glances) == 1
+    (seen,) = [wire.decode(one.data) for one in glances]
+    assert isinstance(seen, wire.Asked)
+    assert isinstance(seen.question, wire.FindNode)
+    assert seen.question.key != OWN

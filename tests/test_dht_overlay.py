@@ -7,8 +7,8 @@ import gc
 import logging
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,7 @@ async def overlay(
     records: Records | None = None,
     on_event: Callable[[Event], None] | None = None,
     settings: Settings = DEFAULTS,
+    known: Sequence[Contact] = (),
 ) -> AsyncIterator[Overlay]:
     rng = random.Random(f"overlay {seed}")
     made = Overlay(
@@ -58,6 +59,7 @@ async def overlay(
         entropy=rng.randbytes,
         on_event=on_event,
         settings=settings,
+        known=known,
     )
     await made.listen(addresses or [LOCAL])
     try:
@@ -332,6 +334,32 @@ def test_cancelled_callers_leave_nothing_behind(
     assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
+async def test_after_each_value_others_are_asked_only_when_another_is_wanted() -> None:
+    found: set[NodeId] = set()
+    async with AsyncExitStack() as stack:
+        records = Records()
+        records.held[key_for("name")] = Held(b"value")
+        settings = Settings(alpha=1)
+        ours = await stack.enter_async_context(overlay(settings=settings))
+        holders = [
+            await stack.enter_async_context(overlay(seed=seed, records=records))
+            for seed in (2, 3, 4)
+        ]
+        await ours.join([one.addresses[0] for one in holders])
+        async with ours.find_value(key_for("name")) as search:
+            for asked in (1, 2, 3):
+                found.add((await anext(search)).contact.id)
+                (run,) = ours._peer._lookups._running  # type: ignore[union-attr]
+                assert run.paused
+                assert run.lookup is not None
+                assert run.lookup._asks == asked
+            assert found == {one.id for one in holders}
+            with pytest.raises(StopAsyncIteration):
+                await anext(search)
+        assert {one.id for one in search.closest} == found
+        assert not ours._peer._lookups._running  # type: ignore[union-attr]
+
+
 async def test_a_search_left_early_asks_nobody_anything_more() -> None:
     records = Records()
     records.held[key_for("name")] = Held(b"value")
@@ -425,6 +453,29 @@ def test_joins_finds_and_stores_on_either_loop(
             }
 
     run(loop, main())
+
+
+async def test_an_overlay_that_knew_others_before_asks_them_at_once_and_meets_the_rest() -> None:
+    events: list[Event] = []
+    records = Records()
+    records.held[ID] = Held(b"value")
+    async with overlay(seed=1, records=records) as one, overlay(seed=2) as other:
+        await other.join(one.addresses)
+        with raw_socket() as silent:
+            dead = Contact(NodeId(b"\x01" * 20), silent.getsockname())
+            known = [dead, Contact(one.id, one.addresses[0])]
+            async with overlay(seed=3, on_event=events.append, known=known) as third:
+                assert [state.proved for state in third.contacts()] == [False, False]
+                assert set(third.best_contacts(9)) == set(known)
+                async with third.find_value(ID) as search:
+                    async for found in search:
+                        assert found.value == b"value"
+                        break
+                await third.look_around()
+                proved = {state.id for state in third.contacts() if state.proved}
+                assert proved == {one.id, other.id}
+                assert third.best_contacts(9)[-1] == dead
+                assert {event.contact.id for event in events} == proved
 
 
 async def test_addresses_that_cannot_be_bound_are_named_and_nothing_stays_open() -> None:

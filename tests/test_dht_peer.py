@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pytest
 import umsgpack
@@ -13,6 +14,8 @@ from p2pweb.dht.contact import Address, Contact, NodeId
 from p2pweb.dht.events import (
     Action,
     ContactDown,
+    ContactMoved,
+    ContactReturned,
     ContactUp,
     Found,
     LookupDone,
@@ -82,6 +85,11 @@ class Bench:
             (ping,) = self.peer.ping(-1 - number, one.address, self.now)
             self.now += RTT
             assert ContactUp(one) in self.reply(ping, one.id)
+
+    def know_again(self, one: Contact) -> None:
+        """Have a contact return that was struck out."""
+        (ping,) = self.peer.ping(-1, one.address, self.now)
+        assert isinstance(self.reply(ping, one.id)[0], ContactReturned)
 
     def pass_time(self, until: float) -> list[Action]:
         """Let every timer fire; what was decided meanwhile."""
@@ -236,7 +244,53 @@ def test_values_are_yielded_as_they_come_and_the_lookup_goes_on() -> None:
     one, other = sends(bench.peer.find_value(1, KEY, bench.now))
     found = Found(contact(8), b"value", {"seq": 2})
     assert bench.reply(one, {"value": b"value", "seq": 2}) == [Yielded(1, found)]
-    assert bench.reply(other, []) == [LookupDone(1, (contact(8), contact(9)))]
+    assert bench.reply(other, []) == []
+    # Nobody has asked for another value before.
+    assert bench.peer.resume(1, bench.now) == [LookupDone(1, (contact(8), contact(9)))]
+
+
+def test_after_a_value_nothing_is_sent_until_another_is_wanted_but_late_answers_count() -> None:
+    bench = Bench(Settings(alpha=2, probe_every_s=1_000.0))
+    bench.know(*(contact(number) for number in range(1, 10)))
+    one, other = sends(bench.peer.find_value(1, KEY, bench.now))
+    assert bench.peer.resume(1, bench.now) == []
+    found = bench.reply(one, {"value": b"value"})
+    assert found == [Yielded(1, Found(contact(1), b"value", {}))]
+    pings = questions(bench.pass_time(bench.now + 2.0))
+    assert {type(question) for question, _ in pings} <= {wire.Ping}
+    assert bench.reply(other, {"value": b"other"}) == [Yielded(1, Found(contact(2), b"other", {}))]
+    asked = questions(bench.peer.resume(1, bench.now))
+    assert {type(question) for question, _ in asked} == {wire.FindValue}
+    assert {address for _, address in asked} >= {contact(3).address, contact(4).address}
+    # Neither a lookup that is not paused nor one that is over goes on.
+    assert bench.peer.resume(1, bench.now) == []
+    bench.peer.cancel(1, bench.now)
+    assert bench.peer.resume(1, bench.now) == []
+
+
+def test_a_paused_lookup_takes_nobodys_place() -> None:
+    bench = Bench(Settings(lookups_max=1))
+    bench.know(contact(8), contact(9))
+    one, other = sends(bench.peer.find_value(1, KEY, bench.now))
+    assert bench.peer.find_node(2, KEY, bench.now) == []
+    # The caller may be busy with the value for as long as it likes.
+    _, *asked = bench.reply(one, {"value": b"value"})
+    assert len(questions(asked)) == 2
+    bench.reply(other, {"value": b"another"})
+    assert bench.peer.find_node(3, KEY, bench.now) == []
+    closest = (contact(8), contact(9))
+    # Gone on with or cancelled, it leaves one place as before.
+    assert bench.peer.resume(1, bench.now) == [LookupDone(1, closest)]
+    started = sends(bench.peer.cancel(2, bench.now))
+    assert len(started) == 2
+    assert bench.peer.find_value(4, KEY, bench.now) == []
+    bench.reply(started[0], [])
+    done, *asked = bench.reply(started[1], [])
+    assert done == LookupDone(3, closest)
+    bench.reply(asked[0], {"value": b"value"})
+    assert bench.peer.cancel(4, bench.now) == []
+    assert len(questions(bench.peer.find_node(5, KEY, bench.now))) == 2
+    assert bench.peer.find_node(6, KEY, bench.now) == []
 
 
 def test_a_contact_asked_twice_that_answers_twice_counts_once() -> None:
@@ -247,6 +301,7 @@ def test_a_contact_asked_twice_that_answers_twice_counts_once() -> None:
     again = next(one for one in later if one.address == first.address)
     assert isinstance(bench.reply(first, {"value": b"value"})[0], Yielded)
     assert bench.reply(again, {"value": b"value"}) == []
+    assert bench.peer.resume(1, bench.now) == []
     assert bench.reply(other, [])[-1] == LookupDone(1, (contact(8), contact(9)))
 
 
@@ -290,6 +345,119 @@ def test_lookup_whose_questions_cannot_go_out_ends() -> None:
     bench.know(contact(8), contact(9))
     (sent,) = bench.peer.find_node(1, KEY, bench.now)
     assert bench.reply(sent, [])[-1] == LookupDone(1, (contact(8),))
+
+
+def test_a_lookup_goes_on_to_the_living_when_the_forty_nearest_of_the_table_are_silent() -> None:
+    bench = Bench()
+    living = [contact((1 << 150) + n, port=9_000 + n) for n in range(4)]
+    bench.know(*living, *(contact(n) for n in range(1, 61)))
+    actions = bench.peer.find_value(1, KEY, bench.now)
+    happened: list[Action] = []
+    while not any(isinstance(one, LookupDone) for one in actions):
+        for one in sends(actions):
+            if one.address in {c.address for c in living} and b"find_value" in one.data:
+                actions += bench.reply(one, {"value": b"value"})
+                actions += bench.peer.resume(1, bench.now)
+        happened += actions
+        if not any(isinstance(one, LookupDone) for one in actions):
+            bench.now = bench.peer.next_timer()
+            actions = bench.peer.handle_timer(bench.now)
+    assert {one.found.contact for one in happened if isinstance(one, Yielded)} == set(living)
+
+
+def test_a_lookup_ends_when_the_rest_of_the_table_is_known_to_it_and_silent_too() -> None:
+    bench = Bench(Settings(k=1, probe_every_s=1_000.0))
+    bench.know(contact(1))
+    (glance,) = sends(bench.peer.explore(bench.now))
+    bench.reply(glance, [[contact(3).id, *contact(3).address]])
+    # The third was hearsay before it was known at first hand.
+    bench.know(contact(2), contact(3))
+    actions = bench.peer.find_node(1, KEY, bench.now)
+    actions += bench.pass_time(bench.now + 10.0)
+    assert LookupDone(1, ()) in actions
+    asked = {address for question, address in questions(actions) if question != wire.Ping(OWN)}
+    assert asked == {contact(n).address for n in (1, 2, 3)}
+
+
+def test_what_others_named_starts_later_lookups() -> None:
+    bench = Bench(Settings(hearsay_for_s=100.0, probe_every_s=1_000.0))
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    bench.reply(sent, [[contact(9).id, *contact(9).address], [OWN, *contact(60).address]])
+    bench.peer.cancel(1, bench.now)
+    both = {contact(50).address, contact(9).address}
+    actions = bench.peer.find_node(2, KEY, bench.now)
+    assert {address for _, address in questions(actions)} == both
+    bench.peer.cancel(2, bench.now)
+    # Nobody named it again.
+    bench.now += 101.0
+    actions = bench.peer.find_node(3, KEY, bench.now)
+    assert {address for _, address in questions(actions)} == {contact(50).address}
+
+
+def test_one_silence_ends_hearsay_and_rumours_of_other_addresses_do_not() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    (asked,) = sends(bench.reply(sent, [[contact(9).id, *contact(9).address]]))
+    # It is said to be elsewhere too, where nobody answers.
+    bench.reply(asked, [[contact(9).id, "192.0.2.66", 66]])
+    bench.pass_time(bench.now + 20.0)
+    actions = bench.peer.find_node(2, KEY, bench.now)
+    assert contact(9).address in {address for _, address in questions(actions)}
+    bench.pass_time(bench.now + 20.0)
+    actions = bench.peer.find_node(3, KEY, bench.now)
+    assert contact(9).address not in {address for _, address in questions(actions)}
+
+
+def test_a_question_to_whom_we_may_not_be_proved_is_padded() -> None:
+    bench = Bench()
+    bench.know(contact(8))
+    (sent,) = sends(bench.peer.find_value(1, KEY, bench.now))
+    assert len(sent.data) == wire.PADDED_BYTES
+    assert questions([sent]) == [(wire.FindValue(OWN, KEY), contact(8).address)]
+    bench.peer.cancel(1, bench.now)
+    # It asks us who we are: now we are proved there.
+    bench.asked(wire.Ping(contact(8).id), contact(8).address)
+    (sent,) = sends(bench.peer.find_value(2, KEY, bench.now))
+    assert sent.data == wire.encode_question(sent.data[1:21], wire.FindValue(OWN, KEY))
+    bench.peer.cancel(2, bench.now)
+    # Not for ever.
+    bench.now += DEFAULTS.proved_for_s + 1.0
+    (sent,) = sends(bench.peer.find_value(3, KEY, bench.now))
+    assert len(sent.data) == wire.PADDED_BYTES
+
+
+def test_upkeep_is_not_padded() -> None:
+    bench = Bench()
+    bench.know(contact(8))
+    bench.now += 1.2 * DEFAULTS.refresh_every_s
+    asked = sends(bench.peer.handle_timer(bench.now))
+    assert asked
+    assert max(len(one.data) for one in asked) < wire.PADDED_BYTES
+
+
+@pytest.mark.parametrize("size", [10, 1_024])
+def test_a_padded_question_gets_any_answer_at_once_and_within_the_limit(size: int) -> None:
+    bench = Bench()
+    bench.records.held[KEY] = Held(b"v" * size, {"seq": 1, "note": True})
+    question = wire.encode_question(MESSAGE, wire.FindValue(STRANGER.id, KEY), padded=True)
+    answer, ping = sends(bench.receive(question, STRANGER.address))
+    assert answer.data[:1] == wire.ANSWER_TYPE
+    assert len(answer.data) > size
+    assert questions([ping]) == [(wire.Ping(OWN), STRANGER.address)]
+    pings_bytes = DEFAULTS.proof_tries * len(ping.data)
+    assert len(answer.data) + pings_bytes <= DEFAULTS.amplification_max * len(question)
+
+
+def test_the_longest_list_of_contacts_answers_a_padded_question_at_once() -> None:
+    bench = Bench(Settings(range_limit=0))
+    for number in range(1, 21):
+        host = f"2001:db8:ffff:ffff:ffff:ffff:ffff:{0x1000 + number:x}"
+        bench.know(Contact(contact(number).id, (host, 60_000)))
+    question = wire.encode_question(MESSAGE, wire.FindNode(STRANGER.id, KEY), padded=True)
+    answer, _ = sends(bench.receive(question, ("192.0.2.77", 7)))
+    assert len(answer.data) > wire.ANSWER_BYTES_MAX - 2 * wire.PING_BYTES
 
 
 def test_rumours_give_way_to_what_the_table_knows_first_hand() -> None:
@@ -463,21 +631,120 @@ def test_the_silent_are_asked_at_growing_pauses_struck_out_and_still_remembered(
     assert questions([probe]) == [(wire.Ping(OWN), contact(8).address)]
 
 
-def test_exploring_looks_into_every_part_of_the_id_space() -> None:
-    bench = Bench()
-    bench.know(contact(1 << 158))
-    asked = questions(bench.peer.explore(bench.now))
-    assert [type(question) for question, _ in asked] == [wire.FindNode] * 2
-    # These are nobody's calls: no action ends them.
+def test_exploring_glances_at_contacts_all_over_the_id_space() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    assert bench.peer.explore(bench.now) == []
+    contacts = [contact(1 << 150 + n, port=2_000 + n) for n in range(9)]
+    bench.know(*contacts)
+    actions = bench.peer.explore(bench.now)
+    asked = questions(actions)
+    assert [type(question) for question, _ in asked] == [wire.FindNode] * DEFAULTS.glances
+    keys = [one.key for one, _ in asked if isinstance(one, wire.FindNode)]
+    assert len({key[0] >> 6 for key in keys}) > 1
+    assert {address for _, address in asked} <= {one.address for one in contacts}
+    # These are nobody's calls: no action ends them, and what they tell starts lookups.
+    named = contact(3)
+    assert bench.reply(sends(actions)[0], [[named.id, *named.address]]) == []
     assert not [one for one in bench.pass_time(bench.now + 9.0) if isinstance(one, LookupDone)]
+    sought = questions(bench.peer.find_node(1, KEY, bench.now))
+    assert named.address in {address for _, address in sought}
 
 
-def test_the_hour_brings_lookups_of_our_own_id_and_of_idle_buckets() -> None:
+def test_one_that_others_named_is_asked_in_each_period_while_the_table_wants_it() -> None:
+    bench = Bench(Settings(small_network=1, k=3, replacements_max=1))
+    known = contact(1 << 159)
+    bench.know(known)
+    named = [contact((1 << 158) + n, port=2_000 + n) for n in range(5)]
+    for few in (named[:3], named[3:]):
+        (glance,) = sends(bench.peer.explore(bench.now))
+        bench.reply(glance, [[one.id, *one.address] for one in few])
+    first: dict[Address, float] = {}
+    ups: list[Contact] = []
+    names = {one.address: one for one in (known, *named)}
+    while bench.now < 160.0:
+        bench.now = bench.peer.next_timer()
+        for one in sends(bench.peer.handle_timer(bench.now)):
+            first.setdefault(one.address, bench.now)
+            happened = bench.reply(one, names[one.address].id)
+            ups += [event.contact for event in happened if isinstance(event, ContactUp)]
+    # The fourth waits for a place, the fifth is not wanted at all.
+    assert ups == named[:3]
+    times = [first[one.address] for one in named[:4]]
+    assert all(
+        later - early == pytest.approx(DEFAULTS.probe_every_s) for early, later in pairwise(times)
+    )
+    assert named[4].address not in first
+
+
+def test_the_hour_brings_a_lookup_of_our_own_id_glances_and_idle_buckets() -> None:
     bench = Bench()
     bench.know(contact(1 << 159))
     bench.now += 1.2 * DEFAULTS.refresh_every_s
     asked = [one for one, _ in questions(bench.peer.handle_timer(bench.now))]
     keys = [one.key for one in asked if isinstance(one, wire.FindNode)]
-    assert len(keys) == 2
-    assert keys[0] == OWN
-    assert keys[1] >= b"\x80" + bytes(19)
+    # The glance comes at once, the lookups when there is room for them.
+    glance, own, idle = keys
+    assert glance != own
+    assert own == OWN
+    assert idle >= b"\x80" + bytes(19)
+
+
+def test_upkeep_of_an_idle_bucket_ends_with_one_answer() -> None:
+    bench = Bench(Settings(glances=0, known_in_stratum=0))
+    bench.know(*(contact((1 << 159) + n, port=2_000 + n) for n in range(20)))
+    bench.now += 1.2 * DEFAULTS.refresh_every_s
+    asked = sends(bench.peer.handle_timer(bench.now))
+    idle = [one for one in asked if b"find_node" in one.data and one.data[-20:] != OWN]
+    assert len(idle) == 1
+    assert questions(bench.reply(idle[0], [])) == []
+
+
+def test_who_died_soon_after_its_introduction_is_noticed_by_its_first_question() -> None:
+    bench = Bench()
+    met = bench.now
+    _, ping = bench.asked(wire.Ping(STRANGER.id), STRANGER.address)
+    assert bench.reply(ping, STRANGER.id) == [ContactUp(STRANGER)]
+    down: list[Action] = []
+    while not down:
+        bench.now = bench.peer.next_timer()
+        down = [one for one in bench.peer.handle_timer(bench.now) if isinstance(one, ContactDown)]
+    assert down == [ContactDown(STRANGER, Why.SILENT)]
+    assert bench.now - met < DEFAULTS.introduction_pause_s
+    _, ping = bench.asked(wire.Ping(STRANGER.id), STRANGER.address)
+    (back,) = bench.reply(ping, STRANGER.id)
+    assert isinstance(back, ContactReturned)
+
+
+def test_what_the_dead_knew_of_us_is_not_counted_on() -> None:
+    bench = Bench()
+    bench.know(STRANGER)
+    bench.asked(wire.Ping(STRANGER.id), STRANGER.address)
+    assert ContactDown(STRANGER, Why.SILENT) in bench.pass_time(bench.now + 60.0)
+    bench.know_again(STRANGER)
+    (sent,) = sends(bench.peer.find_value(1, KEY, bench.now))
+    assert len(sent.data) == wire.PADDED_BYTES
+
+
+def test_nobody_is_asked_for_whom_the_table_has_no_place() -> None:
+    bench = Bench(Settings(k=1, small_network=1, replacements_max=1))
+    bench.know(contact(1 << 159))
+    first, second = (contact((1 << 159) + n) for n in (1, 2))
+    for one, expected in ((first, 2), (second, 1)):
+        actions = bench.asked(wire.Ping(one.id), one.address)
+        assert len(actions) == expected
+        if expected == 2:
+            assert bench.reply(actions[1], one.id) == []
+
+
+def test_a_new_id_or_address_of_a_contact_is_noticed_though_the_table_is_full() -> None:
+    bench = Bench(Settings(k=1, small_network=1, replacements_max=0))
+    known = contact(1 << 159)
+    bench.know(known)
+    fresh = Contact(contact((1 << 159) + 7).id, known.address)
+    _, ping = bench.asked(wire.Ping(fresh.id), fresh.address)
+    assert bench.reply(ping, fresh.id) == [ContactDown(known, Why.REPLACED), ContactUp(fresh)]
+    moved = Contact(fresh.id, ("192.0.2.99", 99))
+    _, ping = bench.asked(wire.Ping(moved.id), moved.address)
+    bench.reply(ping, moved.id)
+    later = bench.pass_time(bench.now + 30.0)
+    assert ContactMoved(moved, fresh.address) in later

@@ -62,3 +62,36 @@ def test_strangers_are_asked_seldom() -> None:
         assert proofs.introduce(other, 61.0)
     # Forgotten, hence asked again: the bound on memory comes first.
     assert proofs.introduce(one, 62.0)
+
+
+def test_an_address_is_asked_about_few_of_the_ids_that_it_claims() -> None:
+    proofs = Proofs(Settings(ids_each_burst=3, ids_each_pause_s=10.0))
+    claims = [Contact(NodeId(bytes([n]) * 20), A) for n in range(100)]
+    assert [proofs.introduce(one, 0.0) for one in claims[:5]] == [True, True, True, False, False]
+    assert sum(proofs.introduce(one, 1.0 * n) for n, one in enumerate(claims[5:])) == 9
+    # Others are asked all the same.
+    assert proofs.introduce(Contact(NodeId(b"\x07" * 20), ("192.0.2.1", 2)), 1.0)
+
+
+def test_where_we_are_proved_is_remembered_for_a_while_and_of_few() -> None:
+    proofs = Proofs(Settings(proved_max=2, proved_for_s=10.0))
+    assert not proofs.met(A, 0.0)
+    for port in (1, 2, 1, 3):
+        proofs.meet(("192.0.2.1", port), 0.0)
+    assert [proofs.met(("192.0.2.1", port), 0.0) for port in (1, 2, 3)] == [True, False, True]
+    assert proofs.met(A, 10.0)
+    assert not proofs.met(A, 10.1)
+
+
+def test_who_is_gone_is_a_stranger_that_was_never_asked() -> None:
+    proofs = Proofs(DEFAULTS)
+    one, other = Contact(NodeId(b"\x01" * 20), A), Contact(NodeId(b"\x02" * 20), A)
+    assert proofs.introduce(one, 0.0)
+    assert proofs.introduce(other, 0.0)
+    proofs.meet(A, 0.0)
+    proofs.forget(one)
+    assert not proofs.met(A, 1.0)
+    assert proofs.introduce(one, 1.0)
+    assert not proofs.introduce(other, 1.0)
+    # Nothing to forget is nothing to complain of.
+    proofs.forget(Contact(NodeId(b"\x03" * 20), ("192.0.2.2", 1)))

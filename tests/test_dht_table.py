@@ -1,6 +1,7 @@
 """The routing table: exact neighbours, strikes, replacements, claims."""
 
 import random
+from math import inf
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,15 +109,17 @@ def test_five_misses_with_growing_pauses_drop_a_contact() -> None:
         assert known.missed(one, now, now) == []
         # A burst of misses is one strike.
         assert known.missed(one, now + pause / 2, now + pause / 2) == []
-        assert known.next_due() == now + pause
+        assert known.next_due <= now + pause
         assert known.due(now) == []
+        assert known.next_due == now + pause
         now += pause
         assert known.due(now) == [one]
         # Not asked after all: due again by itself.
-        assert known.next_due() == now + pause
+        assert known.next_due == now + pause
     assert known.missed(one, now, now) == [ContactDown(one, Why.SILENT)]
     assert len(known) == 0
-    assert known.next_due() is None
+    assert known.due(now + 100.0) == []
+    assert known.next_due == inf
     assert known.suspect(one)
     assert known.missed(one, now, now) == []
 
@@ -175,7 +178,8 @@ def test_same_id_at_a_new_address_is_followed_once_the_old_one_is_silent() -> No
     assert known.missed(contact(200), 11.5, 12.0) == [ContactMoved(moved, contact(200).address)]
     assert known.get(moved.id).contact == moved  # type: ignore[union-attr]
     assert known.at(contact(200).address) is None
-    assert known.next_due() is None
+    assert known.due(100.0) == []
+    assert known.next_due == inf
 
 
 def test_claim_is_refuted_by_an_answer_from_the_known_address() -> None:
@@ -310,3 +314,27 @@ def test_books_balance(history: list[tuple[str, int, int]]) -> None:
         )
         assert sum(known._sizes) == len(known)
         assert all(len(waiting) <= 2 for waiting in known._replacements.values())
+
+
+def test_a_contact_is_wanted_while_there_is_a_place_or_a_place_to_wait() -> None:
+    known = table(Settings(k=1, small_network=1, replacements_max=1))
+    for number in (128, 129):
+        assert known.wants(contact(number))
+        known.proved(contact(number), RTT, 0.0)
+    assert not known.wants(contact(130))
+    # Another bucket is another matter, and so is a contact of the table that moved or restarted.
+    assert known.wants(contact(1))
+    assert known.wants(contact(128, port=9))
+    assert known.wants(Contact(contact(130).id, contact(128).address))
+
+
+def test_nobody_is_wanted_of_a_range_that_has_all_its_places() -> None:
+    known = table(Settings(range_limit=1))
+    one, other, elsewhere = (
+        Contact(contact(number).id, (host, 1))
+        for number, host in ((1, "8.8.8.1"), (200, "8.8.8.2"), (200, "8.8.9.1"))
+    )
+    known.proved(one, RTT, 0.0)
+    assert not known.wants(other)
+    assert known.wants(elsewhere)
+    assert known.wants(Contact(other.id, one.address))

@@ -220,3 +220,57 @@ def test_mutated_questions_are_read_or_malformed(
     for end in (len(data), at % len(data)):
         with suppress(MalformedError):
             wire.decode(bytes(data[:end]))
+
+
+# --- padding ---
+
+_ENDINGS = st.lists(st.sampled_from([b"\0", b"\xc1", b"k"]), max_size=4).map(b"".join)
+_KEYS = st.builds(lambda head, tail: (head + tail)[-20:], st.binary(min_size=20), _ENDINGS)
+_IDS = _KEYS.map(NodeId)
+_QUESTIONS = st.one_of(
+    st.builds(wire.Ping, _IDS),
+    st.builds(wire.FindNode, _IDS, _KEYS),
+    st.builds(wire.FindValue, _IDS, _KEYS),
+    st.builds(wire.Store, _IDS, _KEYS, st.binary(max_size=wire.VALUE_BYTES_MAX) | _ENDINGS),
+    st.just(wire.Stun()),
+)
+
+
+@given(_QUESTIONS, st.booleans())
+@example(wire.FindNode(ID, b"k" * 18 + b"\0\xc1"), True)
+@example(wire.FindNode(ID, b"k" * 18 + b"\0\xc1"), False)
+@example(wire.FindNode(ID, b"\0" + b"\xc1" * 19), False)
+@example(wire.FindNode(NodeId(b"\0" * 20), b"\0" * 20), True)
+def test_padding_comes_off_and_takes_nothing_with_it(question: wire.Question, padded: bool) -> None:
+    plain = wire.encode_question(MESSAGE, question)
+    data = wire.encode_question(MESSAGE, question, padded=padded)
+    assert wire.decode(data) == Asked(MESSAGE, question)
+    assert data.startswith(plain)
+    # What a stock node reads is the same.
+    assert umsgpack.unpackb(data[21:]) == umsgpack.unpackb(plain[21:])
+    if not padded:
+        assert data == plain
+
+
+@pytest.mark.parametrize("short", range(5))
+def test_a_question_that_nearly_fills_the_padding_is_read_all_the_same(short: int) -> None:
+    empty = len(wire.encode_question(MESSAGE, wire.Store(ID, KEY, b"v" * 256)))
+    question = wire.Store(ID, KEY, b"v" * (256 + wire.PADDED_BYTES - empty - short))
+    data = wire.encode_question(MESSAGE, question, padded=True)
+    assert len(data) <= wire.PADDED_BYTES
+    assert wire.decode(data) == Asked(MESSAGE, question)
+
+
+def test_a_padded_question_earns_the_longest_answer_and_two_pings() -> None:
+    data = wire.encode_question(MESSAGE, wire.FindNode(ID, KEY), padded=True)
+    assert len(data) == wire.PADDED_BYTES
+    assert 3 * len(data) >= wire.ANSWER_BYTES_MAX + 2 * wire.PING_BYTES
+    assert len(data) < wire.ANSWER_BYTES_MAX / 2
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\0", b"\xc1", b"\0\xc1\0", b"\xc1\0", b"\0\xc0\xc1", b"x\0\xc1"]
+)
+def test_anything_else_behind_a_question_is_malformed(tail: bytes) -> None:
+    with pytest.raises(MalformedError):
+        wire.decode(wire.encode_question(MESSAGE, wire.Ping(ID)) + tail)

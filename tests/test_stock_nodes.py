@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import umsgpack
 from kademlia.network import Server
 from peer_processes import (
     SAMPLE,
@@ -19,6 +20,7 @@ from peer_processes import (
     publish,
 )
 
+from p2pweb.dht import wire as overlay_wire
 from p2pweb.records import FileRecord, SiteRecord, dht_key, open_record
 
 RUBBISH = [b"rubbish", b"\x00" * 200, "text", 7, 1.5, True]
@@ -53,6 +55,49 @@ async def test_a_stock_node_joins_and_reads_the_signed_records(tmp_path: Path) -
             assert (site_record.site, site_record.seq) == (site, 1)
 
             assert await server.get(f"{site}/no-such-page") is None
+
+
+class _Asker(asyncio.DatagramProtocol):
+    """Sends bare datagrams and keeps what comes."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.heard.put_nowait(data)
+
+
+async def test_a_stock_node_answers_a_padded_question_as_any_other() -> None:
+    server = Server()
+    await server.listen(0, interface="127.0.0.1")
+    transport, asker = await asyncio.get_running_loop().create_datagram_endpoint(
+        _Asker, local_addr=("127.0.0.1", 0)
+    )
+    try:
+        sender, key = overlay_wire.NodeId(b"s" * 20), b"k" * 18 + b"\0\xc1"
+        server.storage[key] = b"value"
+        to = server.transport.get_extra_info("sockname")
+        for number, (question, body) in enumerate(
+            [
+                (overlay_wire.Ping(sender), server.node.id),
+                (overlay_wire.FindValue(sender, key), {"value": b"value"}),
+                (overlay_wire.Store(sender, b"o" * 20, b"other"), True),
+                (overlay_wire.FindValue(sender, b"o" * 20), {"value": b"other"}),
+            ]
+        ):
+            for padded in (True, False):
+                message_id = bytes([number, padded]) * 10
+                data = overlay_wire.encode_question(message_id, question, padded=padded)
+                assert (len(data) == overlay_wire.PADDED_BYTES) == padded
+                transport.sendto(data, to)
+                # Nodes ask whom they do not know for other things meanwhile.
+                answer = b""
+                while answer[:21] != b"\x01" + message_id:
+                    answer = await asyncio.wait_for(asker.heard.get(), 10.0)
+                assert umsgpack.unpackb(answer[21:]) == body
+    finally:
+        transport.close()
+        server.stop()
 
 
 async def test_rubbish_that_stock_nodes_store_under_a_sites_keys_changes_nothing(

@@ -9,6 +9,7 @@ from typing import TypeVar
 from p2pweb.dht import wire
 from p2pweb.dht.contact import Address, Contact
 from p2pweb.dht.events import Action, Send
+from p2pweb.dht.proof import Proofs
 from p2pweb.dht.queries import Queries, Query
 from p2pweb.dht.rtt import Rtt, within
 from p2pweb.dht.settings import Settings
@@ -28,6 +29,7 @@ class Asker:
     table: Table
     entropy: Callable[[int], bytes]
     everyone: Rtt
+    proofs: Proofs
     actions: list[Action] = field(default_factory=list)
 
     def ask(
@@ -38,6 +40,8 @@ class Asker:
         owner: Owner,
         now: float,
         timeout_s: float,
+        *,
+        padded: bool = False,
     ) -> Query[Owner] | None:
         """Send a question; None when its pool is full of others that are still on time."""
         if not pool.make_room():
@@ -53,13 +57,14 @@ class Asker:
             owner=owner,
         )
         pool.add(query)
-        data = wire.encode_question(query.message_id, question)
+        data = wire.encode_question(query.message_id, question, padded=padded)
         self.actions.append(Send(data, address))
         return query
 
     def patient_s(self, address: Address, *, tries: int = 1) -> float:
         """How long a caller waits: a stranger may be far away though all others are near."""
-        measured_s = self._measured_s(address, tries)
+        entry = self.table.at(address)
+        measured_s = None if entry is None else entry.rtt.timeout_s(tries=tries)
         if measured_s is not None:
             return measured_s
         return within(self.settings.rtt_initial_s, self.settings, tries=tries)
@@ -69,11 +74,19 @@ class Asker:
 
         The second try waits no longer than the first, since the late answer to either counts.
         """
-        if self._measured_s(address, 1) is None:
+        entry = self.table.at(address)
+        measured_s = None if entry is None else entry.rtt.brisk_timeout_s()
+        if measured_s is None:
+            measured_s = self.everyone.brisk_timeout_s()
+        return self.patient_s(address) if measured_s is None else measured_s
+
+    def steady_s(self, address: Address) -> float:
+        """The same where a slow contact is not to be passed over."""
+        entry = self.table.at(address)
+        measured_s = None if entry is None else entry.rtt.timeout_s()
+        if measured_s is None:
             measured_s = self.everyone.timeout_s()
-            if measured_s is not None:
-                return measured_s
-        return self.patient_s(address)
+        return self.patient_s(address) if measured_s is None else measured_s
 
     def contact_at(self, address: Address) -> Contact | None:
         """The contact of the table at an address."""
@@ -84,7 +97,3 @@ class Asker:
         """What was decided since the last time, in order."""
         actions, self.actions = self.actions, []
         return actions
-
-    def _measured_s(self, address: Address, tries: int) -> float | None:
-        entry = self.table.at(address)
-        return None if entry is None else entry.rtt.timeout_s(tries=tries)

@@ -7,10 +7,11 @@ everything that is neither: host names, ports outside 1 to 65,535, addresses nob
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import NewType
+
+from msgspec import Struct
 
 ID_BYTES = 20
 ID_BITS = 8 * ID_BYTES
@@ -26,8 +27,7 @@ NodeId = NewType("NodeId", bytes)
 Address = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Contact:
+class Contact(Struct, frozen=True, gc=False):
     """A peer as others name it: its id (20 bytes) and the UDP address that it answers from."""
 
     id: NodeId

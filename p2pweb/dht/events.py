@@ -7,8 +7,9 @@ are to happen.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from p2pweb.dht.contact import Address, Contact
 from p2pweb.dht.wire import Plain, StoreAnswer
@@ -19,33 +20,30 @@ class Why(Enum):
 
     SILENT = "silent"  # it missed every question of a series, pauses included
     REPLACED = "replaced"  # its address answers under another id now
+    UNSEEN = "not seen since the start"  # known from an earlier run, and silent in this one
 
 
-@dataclass(frozen=True, slots=True)
-class ContactUp:
-    """A contact entered the routing table: it answered from its address, with its id."""
+class ContactUp(Struct, frozen=True):
+    """A contact of the routing table answered from its address, with its id, for the first time."""
 
     contact: Contact
 
 
-@dataclass(frozen=True, slots=True)
-class ContactDown:
-    """A contact left the routing table."""
+class ContactDown(Struct, frozen=True):
+    """A contact left the routing table. Of one that was UNSEEN there was no ContactUp."""
 
     contact: Contact
     why: Why
 
 
-@dataclass(frozen=True, slots=True)
-class ContactReturned:
+class ContactReturned(Struct, frozen=True):
     """A contact that had been struck out is back in the routing table after `away_s` seconds."""
 
     contact: Contact
     away_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class ContactMoved:
+class ContactMoved(Struct, frozen=True):
     """A contact answers from a new address, and its old one is silent."""
 
     contact: Contact
@@ -55,8 +53,7 @@ class ContactMoved:
 Event = ContactUp | ContactDown | ContactReturned | ContactMoved
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """One contact's answer to FIND_VALUE. The value is unverified: the layer above judges it.
 
     `contact.id` is what others said of that address unless the contact is in the routing table.
@@ -67,16 +64,14 @@ class Found:
     extra: Mapping[str, Plain]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """Send one datagram."""
 
     data: bytes
     address: Address
 
 
-@dataclass(frozen=True, slots=True)
-class Ponged:
+class Ponged(Struct, frozen=True):
     """What a ping came to: the id that answered and the round trip, or None for silence."""
 
     token: int
@@ -84,24 +79,21 @@ class Ponged:
     rtt_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoreDone:
+class StoreDone(Struct, frozen=True):
     """What a STORE came to; None for silence or garbage."""
 
     token: int
     answer: StoreAnswer | None
 
 
-@dataclass(frozen=True, slots=True)
-class Yielded:
+class Yielded(Struct, frozen=True):
     """A value turned up in a lookup that goes on."""
 
     token: int
     found: Found
 
 
-@dataclass(frozen=True, slots=True)
-class LookupDone:
+class LookupDone(Struct, frozen=True):
     """A lookup ended: the closest contacts that answered, nearest first."""
 
     token: int

@@ -1,20 +1,24 @@
 """One iterative lookup (Kademlia §2.3), without sockets or clocks.
 
 It says whom to ask and is told what came of it; it ends when the k nearest contacts that are not
-known to be silent have answered. Departures from the paper: there are no rounds (up to alpha
-questions are in flight whenever there is somebody to ask, and up to k once the nearest alpha have
-answered), a timeout frees the slot while a late answer still counts, and a contact with a clean
-record is asked again before its silence counts.
+known to be silent have answered (or fewer of them, where upkeep needs no more). Departures from the
+paper: there are no rounds (up to alpha questions are in flight whenever there is somebody to ask,
+and up to k once somebody near has told of nobody nearer), a timeout frees the slot while a late
+answer still counts, and a contact of our own with a clean record is asked again before its silence
+counts.
 
 What contacts say is rumour: the shortlist is bounded, each id is believed at few addresses, each
-address under few ids, and the number of questions is bounded.
+address under few ids, and the number of questions is bounded. Whoever invents contacts nearer than
+all others must not draw all questions to them, so a lookup follows several paths at one time (after
+S/Kademlia §4.4): path 0 is those whom this peer knows at first hand, and nobody's rumour enters it;
+what one of these says is followed on one of the others, as is whatever is heard there. Each path
+asks the nearest of those it has heard of, and all take turns.
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 
 from p2pweb.dht.contact import Address, Contact, NodeId, distance
@@ -29,24 +33,37 @@ class _State(Enum):
     DISCREDITED = 5  # counts no longer, whatever comes
 
 
-@dataclass(slots=True, order=True)
+_WAITING, _ASKED, _ANSWERED = _State.WAITING, _State.ASKED, _State.ANSWERED
+_SILENT, _DISCREDITED = _State.SILENT, _State.DISCREDITED
+
+FIRST_HAND = 0
+
+
 class _Candidate:
-    distance: int
-    # Two addresses of one id are equally far; the one heard of first comes first.
-    serial: int
-    contact: Contact = field(compare=False)
-    # A suspect is in doubt from the start, others once they missed a question.
-    in_doubt: bool = field(compare=False)
-    tries_max: int = field(compare=False)
-    state: _State = field(compare=False, default=_State.WAITING)
-    tries: int = field(compare=False, default=0)
+    __slots__ = ("contact", "distance", "in_doubt", "paths", "state", "tells", "tries", "tries_max")
+
+    def __init__(
+        self, contact: Contact, far: int, paths: tuple[int, ...], in_doubt: bool, tries_max: int
+    ) -> None:
+        self.contact = contact
+        self.distance = far
+        # Where it was heard of, and, once it was asked, where what it says is followed.
+        self.paths = paths
+        self.tells = FIRST_HAND
+        # A suspect is in doubt from the start, others once they missed a question.
+        self.in_doubt = in_doubt
+        self.tries_max = tries_max
+        self.tries = 0
+        self.state = _WAITING
 
 
 class Lookup:
-    """The state of one lookup of `target` (20 bytes) by the peer `own`.
+    """The state of one lookup of `target` (20 bytes) by the peer `own`, which knows `contacts`.
 
-    `suspect` says of a contact whether its last question went unanswered: such a contact is asked
-    after the others, once.
+    `rumours` are contacts that others named before; `need` is how many of the nearest have to
+    answer (k); with `exact` even those in doubt are waited for. `suspect` says of a contact whether
+    its last question went unanswered: such a contact is asked after the others, once. `believe`
+    corrects a rumour by what is known at first hand; None where it is refuted.
     """
 
     def __init__(
@@ -56,170 +73,291 @@ class Lookup:
         contacts: Sequence[Contact],
         settings: Settings,
         suspect: Callable[[Contact], bool],
+        *,
+        need: int | None = None,
+        exact: bool = False,
+        rumours: Sequence[Contact] = (),
+        believe: Callable[[Contact], Contact | None] = lambda contact: contact,
     ) -> None:
         self.target = target
         self._own = own
         self._settings = settings
         self._suspect = suspect
-        self._candidates: dict[Contact, _Candidate] = {}
-        self._nearest: list[_Candidate] = []
-        self._addresses_of: dict[NodeId, int] = {}
-        self._at: dict[Address, list[Contact]] = {}
+        self._believe = believe
+        # Nearest first; of two addresses of one id, the one heard of first.
+        self._order: list[_Candidate] = []
+        self._distances: list[int] = []
+        self._of_id: dict[NodeId, list[_Candidate]] = {}
+        self._at: dict[Address, list[_Candidate]] = {}
         self._ids_asked_at: dict[Address, int] = {}
         self._in_flight = 0
+        self._timeouts = 0
         self._asks = 0
-        self._serial = 0
+        self._asks_of_path = [0] * (1 + settings.paths)
+        self._heard_of = [0] * (1 + settings.paths)
+        # How many of the nearest each path has to hear.
+        self._need = need = settings.k if need is None else need
+        self._is_exact = exact
+        self._widths = [min(settings.first_hand, need), *[need // settings.paths] * settings.paths]
+        self._next_path = 0
         self._heard = False
-        self._add(contacts)
+        self._is_wide = False
+        # What `_survey` found, until something changes.
+        self._surveyed: tuple[list[_Candidate], bool] | None = None
+        for contact in contacts:
+            self._hear_of(contact, FIRST_HAND)
+        for contact in rumours:
+            self._hear_of(contact, self._rotate())
 
     @property
     def done(self) -> bool:
-        """Whether the k nearest have answered, or nobody is left to ask."""
-        window = self._window()
+        """Whether the k nearest, and the nearest of each path, have answered, or nobody is left."""
         if self._asks >= self._settings.asks_max:
-            return not any(candidate.state is _State.ASKED for candidate in window)
-        return all(candidate.state is _State.ANSWERED for candidate in window)
+            return not self._in_flight
+        return self._survey()[1]
 
     def next_requests(self) -> list[Contact]:
         """Contacts to ask now; each counts as asked."""
-        free = min(self._slots() - self._in_flight, self._settings.asks_max - self._asks)
+        settings = self._settings
+        # Whoever is silent has a slot of its own, and one more beside it.
+        slots = self._need if self._is_wide else min(settings.alpha, self._need)
+        if self._need < settings.k:
+            # Nobody waits for upkeep: one after the other costs least.
+            slots = min(slots, settings.upkeep_alpha)
+        slots += 2 * self._timeouts
         chosen: list[Contact] = []
-        while len(chosen) < free:
-            waiting = [one for one in self._window() if one.state is _State.WAITING]
-            if not waiting:
+        while self._in_flight < slots and self._asks < settings.asks_max:
+            waiting, done = self._survey()
+            if done or not waiting:
                 break
-            # Among equals, min takes the first, which is the nearest.
-            candidate = min(waiting, key=lambda one: one.in_doubt)
-            if self._may_ask(candidate):
-                candidate.state = _State.ASKED
-                candidate.tries += 1
-                chosen.append(candidate.contact)
-            else:
-                candidate.state = _State.DISCREDITED
-        self._in_flight += len(chosen)
-        self._asks += len(chosen)
+            candidate, path = self._choose(waiting)
+            # Being asked changes nothing of who is wanted.
+            waiting.remove(candidate)
+            if not self._may_ask(candidate):
+                self._settle(candidate, _DISCREDITED)
+                continue
+            candidate.state = _ASKED
+            candidate.tries += 1
+            if candidate.tells == FIRST_HAND:
+                candidate.tells = path or self._rotate()
+            self._in_flight += 1
+            self._asks += 1
+            self._asks_of_path[path] += 1
+            chosen.append(candidate.contact)
         return chosen
 
-    def answered(self, contact: Contact, nodes: Sequence[Contact]) -> bool:
-        """An answer, in time or late, and the contacts in it; False if it counts for nothing."""
-        candidate = self._candidates[contact]
-        if candidate.state in (_State.ANSWERED, _State.DISCREDITED):
+    def answered(self, contact: Contact, nodes: Sequence[Contact], *, found: bool = False) -> bool:
+        """An answer, in time or late, and the contacts in it; False if it counts for nothing.
+
+        With `found` it holds what was looked for: no reason to ask more others at one time.
+        """
+        candidate = self._candidate(contact)
+        if candidate is None or candidate.state in (_ANSWERED, _DISCREDITED):
             return False
-        self._settle(candidate, _State.ANSWERED)
+        self._settle(candidate, _ANSWERED)
         self._heard = True
-        self._add(
-            sorted(nodes, key=lambda node: distance(node.id, self.target))[: self._settings.k]
-        )
+        settings = self._settings
+        if len(nodes) > settings.k:
+            nodes = sorted(nodes, key=lambda node: distance(node.id, self.target))[: settings.k]
+        tells = candidate.tells or self._rotate()
+        before = self._limit()
+        nearer = False
+        for node in nodes:
+            nearer |= self._hear_of(node, tells) < before
+        self._trim()
+        if not nearer and not found and candidate.distance <= before:
+            self._is_wide = True
         return True
 
     def timed_out(self, contact: Contact) -> None:
         """The answer is not here in time: the slot is free."""
-        candidate = self._candidates[contact]
-        if candidate.state is _State.ASKED:
+        candidate = self._candidate(contact)
+        if candidate is not None and candidate.state is _ASKED:
             candidate.in_doubt = True
+            self._timeouts += 1
+            self._surveyed = None
             tries_max = candidate.tries_max if self._heard else self._settings.lone_tries
             again = candidate.tries < tries_max
-            self._settle(candidate, _State.WAITING if again else _State.SILENT)
+            self._settle(candidate, _WAITING if again else _SILENT)
 
     def discredit(self, contact: Contact) -> None:
         """A contact answered garbage, or is not who it was said to be."""
-        candidate = self._candidates.get(contact)
+        candidate = self._candidate(contact)
         if candidate is not None:
-            self._settle(candidate, _State.DISCREDITED)
+            self._settle(candidate, _DISCREDITED)
 
     def discredit_others(self, address: Address, known: NodeId) -> bool:
         """An address said which id it has; whether that refutes what others said of it."""
-        others = [one for one in self._at.get(address, ()) if one.id != known]
-        for contact in others:
-            self.discredit(contact)
+        others = [one for one in self._at.get(address, ()) if one.contact.id != known]
+        for candidate in others:
+            self._settle(candidate, _DISCREDITED)
         return bool(others)
 
     def closest(self) -> tuple[Contact, ...]:
         """The k nearest contacts that answered, one for each id, nearest first."""
         answered: dict[NodeId, Contact] = {}
-        for candidate in self._nearest:
-            if candidate.state is _State.ANSWERED:
+        for candidate in self._order:
+            if candidate.state is _ANSWERED:
                 answered.setdefault(candidate.contact.id, candidate.contact)
         return tuple(answered.values())[: self._settings.k]
 
-    def _settle(self, candidate: _Candidate, state: _State) -> None:
-        if candidate.state is _State.ASKED:
-            self._in_flight -= 1
-        candidate.state = state
+    def know(self, contacts: Sequence[Contact]) -> bool:
+        """More contacts of this peer's own; whether any of them is new."""
+        before = len(self._order)
+        for contact in contacts:
+            self._hear_of(contact, FIRST_HAND)
+        return len(self._order) > before
 
-    def _slots(self) -> int:
-        """Alpha while contacts lead nearer; k once the nearest alpha that speak have answered.
+    @property
+    def is_short(self) -> bool:
+        """Whether fewer have answered than are needed."""
+        return sum(one.state is _ANSWERED for one in self._order) < self._need
 
-        From then on most likely nobody nearer turns up, and all of the k must be asked anyway.
+    def unheard(self) -> list[Contact]:
+        """Those of the k nearest that nothing was asked of, nearest first."""
+        nearest = [one for one in self._order if one.state not in (_SILENT, _DISCREDITED)]
+        return [one.contact for one in nearest[: self._settings.k] if not one.tries]
+
+    # --- whom to ask ---
+
+    def _survey(self) -> tuple[list[_Candidate], bool]:
+        """Whose turn may have come, nearest first, and whether nobody is left to wait for.
+
+        Wanted are the nearest k of whom an answer may be expected, and the nearest of each path.
+        Who is in doubt is asked (again) but has no place among these: whoever takes that place is
+        asked meanwhile, and one more, because where some are silent the next may be too. Nobody
+        waits for the latter.
         """
-        answered = 0
-        for candidate in self._nearest:
-            if candidate.state is _State.ANSWERED:
-                answered += 1
-                if answered == self._settings.alpha:
-                    return self._settings.k
-            elif candidate.state in (_State.WAITING, _State.ASKED) and not candidate.in_doubt:
+        if self._surveyed is not None:
+            return self._surveyed
+        need = self._need
+        missing = [min(two) for two in zip(self._widths, self._heard_of, strict=True)]
+        paths_missing = sum(1 for count in missing if count)
+        expected = ahead = 0
+        waiting: list[_Candidate] = []
+        done, in_doubt = True, False
+        for candidate in self._order:
+            state = candidate.state
+            if state is _SILENT or state is _DISCREDITED:
+                ahead += state is _SILENT
+                continue
+            is_answered = state is _ANSWERED
+            is_expected = is_answered or not candidate.in_doubt
+            wanted = expected < need
+            if paths_missing:
+                for path in candidate.paths:
+                    if missing[path]:
+                        wanted = True
+                        if is_expected:
+                            missing[path] -= 1
+                            paths_missing -= not missing[path]
+            if not is_answered:
+                if wanted and is_expected:
+                    done = False
+                in_doubt = in_doubt or wanted
+                if state is _WAITING and (wanted or expected < need + ahead):
+                    waiting.append(candidate)
+            expected += is_expected
+            ahead += not is_expected
+            if expected >= need + ahead and not paths_missing:
                 break
-        return self._settings.alpha
+        # Once as many as are needed have answered, nobody waits for those in doubt, unless the
+        # nearest themselves are what is looked for.
+        waits = in_doubt and (self._is_exact or expected < need)
+        self._surveyed = waiting, done and not waits
+        return self._surveyed
+
+    def _choose(self, waiting: list[_Candidate]) -> tuple[_Candidate, int]:
+        """Whom to ask next, and for which path: those in doubt last, then the path that has asked
+        least, then the nearest."""
+        asks = self._asks_of_path
+        return min(
+            ((one, path) for one in waiting for path in one.paths),
+            key=lambda choice: (choice[0].in_doubt, asks[choice[1]]),
+        )
+
+    def _rotate(self) -> int:
+        """The path that follows what one more contact of ours says."""
+        self._next_path = self._next_path % self._settings.paths + 1
+        return self._next_path
 
     def _may_ask(self, candidate: _Candidate) -> bool:
-        """Whether its address was not asked under too many ids already."""
-        if not candidate.tries:
+        """Whether its address was not asked under too many ids already, or is known at first hand:
+        no rumour is to use up the questions of a contact of ours."""
+        if not candidate.tries and FIRST_HAND not in candidate.paths:
             ids = self._ids_asked_at.get(candidate.contact.address, 0)
             if ids >= self._settings.rumours_max:
                 return False
             self._ids_asked_at[candidate.contact.address] = ids + 1
         return True
 
-    def _window(self) -> list[_Candidate]:
-        """Everybody as near as the k nearest of whom an answer may be expected.
+    def _settle(self, candidate: _Candidate, state: _State) -> None:
+        if candidate.state is _ASKED:
+            self._in_flight -= 1
+        candidate.state = state
+        self._surveyed = None
 
-        Who is in doubt is asked (again) but has no place among the k, so that whoever takes that
-        place is asked meanwhile.
-        """
-        window: list[_Candidate] = []
-        expected = 0
-        for candidate in self._nearest:
-            if candidate.state in (_State.SILENT, _State.DISCREDITED):
-                continue
-            window.append(candidate)
-            expected += candidate.state is _State.ANSWERED or not candidate.in_doubt
-            if expected == self._settings.k:
-                break
-        return window
+    # --- who is known ---
 
-    def _add(self, contacts: Sequence[Contact]) -> None:
-        for contact in contacts:
-            if contact.id == self._own or contact in self._candidates:
-                continue
-            addresses = self._addresses_of.get(contact.id, 0)
-            if addresses >= self._settings.rumours_max:
-                continue
-            self._addresses_of[contact.id] = addresses + 1
-            self._serial += 1
-            suspect = self._suspect(contact)
-            candidate = _Candidate(
-                distance(contact.id, self.target),
-                self._serial,
-                contact,
-                in_doubt=suspect,
-                tries_max=1 if suspect else self._settings.ask_tries,
-            )
-            self._candidates[contact] = candidate
-            self._at.setdefault(contact.address, []).append(contact)
-            insort(self._nearest, candidate)
-        self._trim()
+    def _candidate(self, contact: Contact) -> _Candidate | None:
+        for candidate in self._of_id.get(contact.id, ()):
+            if candidate.contact.address == contact.address:
+                return candidate
+        return None
+
+    def _limit(self) -> int:
+        """How far the last of the wanted is, as heard of; beyond all while they are too few."""
+        need = self._need
+        return self._distances[need - 1] if len(self._distances) >= need else 1 << 160
+
+    def _hear_of(self, contact: Contact, path: int) -> int:
+        """Note that a path knows a contact; how far that is if it is new, else as far as can be."""
+        nobody = 1 << 160
+        known = self._candidate(contact)
+        if known is None:
+            believed = None if contact.id == self._own else self._believe(contact)
+            if believed is None:
+                return nobody
+            known = self._candidate(believed)
+            if known is None:
+                return self._add(believed, path)
+        if path not in known.paths:
+            known.paths = (*known.paths, path)
+            self._heard_of[path] += 1
+            self._surveyed = None
+        return nobody
+
+    def _add(self, contact: Contact, path: int) -> int:
+        alike = self._of_id.setdefault(contact.id, [])
+        if path != FIRST_HAND and len(alike) >= self._settings.rumours_max:
+            return 1 << 160
+        suspect = self._suspect(contact)
+        far = distance(contact.id, self.target)
+        # A rumour has no record that would earn it a second question.
+        tries_max = 1 if suspect or path != FIRST_HAND else self._settings.ask_tries
+        candidate = _Candidate(contact, far, (path,), suspect, tries_max)
+        alike.append(candidate)
+        self._at.setdefault(contact.address, []).append(candidate)
+        # Behind the equally far, which are other addresses of its id.
+        index = bisect_left(self._distances, far + 1)
+        self._distances.insert(index, far)
+        self._order.insert(index, candidate)
+        self._surveyed = None
+        self._heard_of[path] += 1
+        return far
 
     def _trim(self) -> None:
         """Forget the farthest contacts that were never asked, beyond `shortlist_max`."""
-        excess = len(self._nearest) - self._asks - self._settings.shortlist_max
-        index = len(self._nearest) - 1
+        excess = len(self._order) - self._asks - self._settings.shortlist_max
+        index = len(self._order) - 1
         while excess > 0 and index >= 0:
-            candidate = self._nearest[index]
-            if not candidate.tries:
-                del self._nearest[index]
-                del self._candidates[candidate.contact]
-                self._addresses_of[candidate.contact.id] -= 1
-                self._at[candidate.contact.address].remove(candidate.contact)
+            candidate = self._order[index]
+            if not candidate.tries and FIRST_HAND not in candidate.paths:
+                del self._order[index], self._distances[index]
+                self._surveyed = None
+                self._of_id[candidate.contact.id].remove(candidate)
+                self._at[candidate.contact.address].remove(candidate)
+                for path in candidate.paths:
+                    self._heard_of[path] -= 1
                 excess -= 1
             index -= 1

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from p2pweb.dht import wire
 from p2pweb.dht.asking import Asker
 from p2pweb.dht.contact import Address, Contact, NodeId
 from p2pweb.dht.events import Found, LookupDone, Yielded
+from p2pweb.dht.hearsay import Hearsay
 from p2pweb.dht.lookup import Lookup
 from p2pweb.dht.queries import Queries, Query
+from p2pweb.dht.rates import machine
+
+# The parts of the id space that are looked at for gaps: 32 of them.
+STRATA_BITS = 5
+
+
+# Padded questions of one lookup to one host: as many peers behind one address get their answers to
+# us in one round trip, the others in two.
+PADDED_PER_HOST_MAX = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -21,22 +31,42 @@ class Run:
     key: bytes
     values: bool
     token: int | None
+    # How many of the nearest have to answer: k, or fewer for upkeep.
+    need: int | None = None
+    # Afterwards, greet those of the k nearest that were not asked: they are to know us.
+    greets: bool = False
     lookup: Lookup | None = None
+    # Padded questions sent to each host.
+    padded: dict[str, int] = field(default_factory=dict)
+    # So many of the nearest contacts of the table it was told of.
+    known: int = 0
+    # A value turned up, and nobody has asked for another yet: no more questions are sent.
+    paused: bool = False
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether somebody wants the very nearest, to place something with them."""
+        return not self.values and self.token is not None and self.need is None
 
 
 class Lookups:
     """Runs lookups; `pool` holds their questions and those of upkeep (which have no owner)."""
 
-    def __init__(self, own: NodeId, asker: Asker) -> None:
+    def __init__(self, own: NodeId, asker: Asker, greet: Callable[[Contact, float], None]) -> None:
         settings = asker.settings
         self.pool: Queries[Run | None] = Queries(
             most=settings.queries_max, late_for_s=settings.late_for_s
         )
         self._own = own
         self._asker = asker
+        self._greet = greet
         self._settings = settings
+        self._hearsay = Hearsay(settings)
         # A dict for its order: what happens is the same each time.
         self._running: dict[Run, None] = {}
+        # How many of them are paused: these take nobody's place, since a caller may be busy with
+        # what was found for as long as a download takes.
+        self._paused = 0
         self._waiting: deque[Run] = deque()
         self._tokens: dict[int, Run] = {}
 
@@ -51,33 +81,80 @@ class Lookups:
         run = self._tokens.pop(token, None)
         if run in self._running:
             del self._running[run]
+            self._paused -= run.paused
         elif run is not None:
             self._waiting.remove(run)
+
+    def resume(self, token: int, now: float) -> None:
+        """Go on after a value turned up: the caller wants another."""
+        run = self._tokens.get(token)
+        if run is not None and run.paused and run.lookup is not None:
+            run.paused = False
+            self._paused -= 1
+            self._advance(run, run.lookup, now)
+
+    def thinnest(self) -> tuple[int, int]:
+        """Of which part of the id space the fewest are known, and how many those are."""
+        bits = STRATA_BITS
+        known = zip(self._hearsay.strata(bits), self._asker.table.strata(bits), strict=True)
+        counts = [sum(two) for two in known]
+        fewest = min(counts)
+        return counts.index(fewest), fewest
+
+    def glance(self, key: bytes, contact: Contact, now: float) -> None:
+        """Ask one contact for those that it knows near a key, to have heard of them."""
+        question = wire.FindNode(self._own, key)
+        timeout_s = self._asker.brisk_s(contact.address)
+        self._asker.ask(self.pool, question, contact, None, now, timeout_s)
+
+    def unproved(self, now: float) -> Contact | None:
+        """One whom others named and who is worth a PING, because the table has a place."""
+        table = self._asker.table
+
+        def wanted(contact: Contact) -> bool:
+            is_news = table.get(contact.id) is None and table.at(contact.address) is None
+            return is_news and table.wants(contact)
+
+        return self._hearsay.untried(wanted, now)
 
     def start_waiting(self, now: float) -> None:
         """Start lookups while there is room; with nobody to ask they end at once."""
         table = self._asker.table
-        while self._waiting and len(self._running) < self._settings.lookups_max:
+        while self._waiting and len(self._running) - self._paused < self._settings.lookups_max:
             run = self._waiting.popleft()
             table.touch(run.key, now)
             # More than k, lest the silent among them leave too few to begin with.
-            nearest = table.nearest(run.key, 2 * self._settings.k)
-            run.lookup = Lookup(run.key, self._own, nearest, self._settings, table.suspect)
+            run.known = count = 2 * self._settings.k
+            run.lookup = Lookup(
+                run.key,
+                self._own,
+                table.nearest(run.key, count),
+                self._settings,
+                table.suspect,
+                need=run.need,
+                exact=run.is_exact,
+                rumours=self._hearsay.nearest(run.key, count, now),
+                believe=self._believe,
+            )
             self._running[run] = None
             self._advance(run, run.lookup, now)
 
     def heard(self, query: Query[Run | None], answer: wire.Answer | None, now: float) -> None:
         """An answer arrived, in time or late; None is garbage."""
         run, contact = query.owner, query.contact
+        if isinstance(answer, wire.Nodes) and contact is not None:
+            self._note(answer.contacts, machine(contact.address), now)
         if run not in self._running or run.lookup is None or contact is None:
             return
         match answer:
             case wire.Nodes(contacts):
-                run.lookup.answered(contact, self._believable(contacts))
+                run.lookup.answered(contact, contacts)
             case wire.Value(value, extra):
-                if run.lookup.answered(contact, ()) and run.token is not None:
+                if run.lookup.answered(contact, (), found=True) and run.token is not None:
                     found = Found(contact, value, extra)
                     self._asker.actions.append(Yielded(run.token, found))
+                    self._paused += not run.paused
+                    run.paused = True
             case _:
                 run.lookup.discredit(contact)
         self._advance(run, run.lookup, now)
@@ -87,6 +164,7 @@ class Lookups:
         run, contact = query.owner, query.contact
         if run in self._running and run.lookup is not None and contact is not None:
             run.lookup.timed_out(contact)
+            self._hearsay.forget(contact)
             self._advance(run, run.lookup, now)
 
     def identified(self, address: Address, known: NodeId, now: float) -> None:
@@ -96,27 +174,60 @@ class Lookups:
                 self._advance(run, run.lookup, now)
 
     def _advance(self, run: Run, lookup: Lookup, now: float) -> None:
+        if run.paused:
+            return
         kind = wire.FindValue if run.values else wire.FindNode
-        while contacts := lookup.next_requests():
+        ask, proofs = self._asker.ask, self._asker.proofs
+        while contacts := self._next_requests(run, lookup):
             for contact in contacts:
-                timeout_s = self._asker.brisk_s(contact.address)
+                if run.is_exact:
+                    timeout_s = self._asker.steady_s(contact.address)
+                else:
+                    timeout_s = self._asker.brisk_s(contact.address)
                 question = kind(self._own, run.key)
-                if self._asker.ask(self.pool, question, contact, run, now, timeout_s) is None:
+                # Nobody waits for upkeep, which may take the round trip of a proof.
+                padded = run.token is not None and not proofs.met(contact.address, now)
+                padded = padded and self._may_pad(run, contact.address)
+                if not ask(self.pool, question, contact, run, now, timeout_s, padded=padded):
                     lookup.timed_out(contact)
         if lookup.done:
             del self._running[run]
+            if run.greets:
+                for contact in lookup.unheard():
+                    self._greet(contact, now)
             if run.token is not None:
                 del self._tokens[run.token]
                 self._asker.actions.append(LookupDone(run.token, lookup.closest()))
 
-    def _believable(self, contacts: Sequence[Contact]) -> list[Contact]:
-        """What others say of contacts, corrected by what the table knows first-hand."""
-        believable: list[Contact] = []
-        for contact in contacts:
-            here = self._asker.table.at(contact.address)
-            if here is not None and here.contact.id != contact.id and not here.strikes:
-                continue
-            entry = self._asker.table.get(contact.id)
-            first_hand = entry is not None and not entry.strikes
-            believable.append(entry.contact if entry and first_hand else contact)
-        return believable
+    def _may_pad(self, run: Run, address: Address) -> bool:
+        """Whether so long a question may go there: who names one host under many ports must not
+        have us send it much."""
+        host = machine(address)
+        sent = run.padded[host] = run.padded.get(host, 0) + 1
+        return sent <= PADDED_PER_HOST_MAX
+
+    def _next_requests(self, run: Run, lookup: Lookup) -> list[Contact]:
+        """Whom to ask now; where all that the lookup knows of are silent, those farther away."""
+        contacts = lookup.next_requests()
+        table = self._asker.table
+        while not contacts and lookup.done and lookup.is_short and run.known < len(table):
+            run.known *= 2
+            if lookup.know(table.nearest(run.key, run.known)):
+                contacts = lookup.next_requests()
+        return contacts
+
+    def _note(self, contacts: tuple[Contact, ...], teller: str, now: float) -> None:
+        table = self._asker.table
+        for contact in contacts[: self._settings.k]:
+            # Whoever is in the table is known better than by rumour.
+            if table.get(contact.id) is None and contact.id != self._own:
+                self._hearsay.note(contact, teller, now)
+
+    def _believe(self, contact: Contact) -> Contact | None:
+        """What others say of a contact, corrected by what the table knows at first hand."""
+        table = self._asker.table
+        here = table.at(contact.address)
+        if here is not None and here.contact.id != contact.id and here.is_sound:
+            return None
+        entry = table.get(contact.id)
+        return entry.contact if entry is not None and entry.is_sound else contact

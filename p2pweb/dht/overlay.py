@@ -60,6 +60,8 @@ class ContactState:
     rtt_s: float | None
     last_answer: float
     strikes: int
+    # Whether it answered in this run; until then `last_answer` is the start.
+    proved: bool
 
 
 class RecordStorage(IStorage):  # type: ignore[misc]  # the package has no types
@@ -147,7 +149,10 @@ class _Door:
 
 
 class ValueSearch:
-    """Values as they turn up. Iterate it once; leave it early by `aclose` or `async with`."""
+    """Values as they turn up. Iterate it once; leave it early by `aclose` or `async with`.
+
+    After a value nobody else is asked until the next one is wanted.
+    """
 
     def __init__(self, overlay: Overlay, token: int) -> None:
         self._overlay = overlay
@@ -168,6 +173,9 @@ class ValueSearch:
                 raise self._error
             if self._ended:
                 raise StopAsyncIteration
+            self._overlay.go_on(self._token)
+            if self._found or self._ended:
+                continue
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -215,7 +223,8 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
     """A node of the overlay.
 
     `node_id` is 20 bytes; `entropy(n)` gives n unguessable bytes; `on_event` is called after the
-    datagrams of the same moment were sent.
+    datagrams of the same moment were sent; `known` are contacts of an earlier run, the most useful
+    first, at canonical addresses.
     """
 
     protocol_class = OverlayProtocol
@@ -229,6 +238,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         entropy: Callable[[int], bytes],
         on_event: Callable[[Event], None] | None = None,
         settings: Settings = DEFAULTS,
+        known: Sequence[Contact] = (),
     ) -> None:
         own = _own(node_id)
         storage = RecordStorage(records, self._here)
@@ -240,6 +250,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         self._entropy = entropy
         self._on_event = on_event
         self._settings = settings
+        self._known = known
         self._peer: Peer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._doors: list[_Door] = []
@@ -290,6 +301,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
             entropy=self._entropy,
             settings=self._settings,
             now=loop.time(),
+            known=self._known,
         )
         self._loop = loop
         self._arm()
@@ -327,10 +339,14 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         pongs = await asyncio.gather(*(self._ping(address) for address in addresses))
         answered = sum(pong.id is not None and pong.id != self.id for pong in pongs)
         if answered:
-            closest = await self.find_node(self.id)
-            peer, now = self._at_work()
-            self._perform(peer.explore(now, closest[0] if closest else None))
+            await self.look_around()
         return answered
+
+    async def look_around(self) -> None:
+        """Meet the contacts closest to this node, by way of those in the table."""
+        await self._call(LookupDone, lambda peer, token, now: peer.join(token, now))
+        peer, now = self._at_work()
+        self._perform(peer.explore(now))
 
     async def find_node(self, key: bytes) -> list[Contact]:
         """The k contacts closest to a key (20 bytes) that answered, nearest first."""
@@ -401,9 +417,14 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
                 entry.rtt.smoothed_s,
                 entry.last_answer,
                 entry.strikes,
+                entry.proved,
             )
             for entry in self._at_work()[0].table
         ]
+
+    def best_contacts(self, count: int) -> list[Contact]:
+        """The contacts to begin with in the next run, the most useful first."""
+        return self._at_work()[0].table.best(count)
 
     # --- the rest of the package's API ---
 
@@ -448,6 +469,11 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         if len(self._doors) > 1:
             self._learn_route(protocol, address)
         self._perform(self._peer.receive(data, address, self._loop.time()))
+
+    def go_on(self, token: int) -> None:
+        """A search wants another value."""
+        peer, now = self._at_work()
+        self._perform(peer.resume(token, now))
 
     def give_up(self, token: int) -> None:
         """Nobody awaits a call any longer."""
@@ -513,9 +539,11 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
     def _perform(self, actions: list[Action]) -> None:
         events: list[Event] = []
         for action in actions:
+            # By far the most are these.
+            if type(action) is Send:
+                self._send(action.data, action.address)
+                continue
             match action:
-                case Send(data, address):
-                    self._send(data, address)
                 case Yielded(token, found):
                     self._searches[token].add(found)
                 case LookupDone(token, closest) if token in self._searches:
@@ -524,6 +552,8 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
                     future = self._futures.pop(token)
                     if not future.done():
                         future.set_result(action)
+                case Send():
+                    raise AssertionError(action)
                 case event:
                     events.append(event)
         self._arm()

@@ -7,17 +7,18 @@ and finds it again in the action that ends the call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from p2pweb.dht import wire
 from p2pweb.dht.asking import Asker
 from p2pweb.dht.chance import Rng
-from p2pweb.dht.contact import Address, Contact, NodeId
-from p2pweb.dht.events import Action, Ponged, Send, StoreDone
-from p2pweb.dht.lookups import Lookups, Run
+from p2pweb.dht.contact import ID_BITS, ID_BYTES, Address, Contact, NodeId
+from p2pweb.dht.events import Action, ContactDown, Ponged, Send, StoreDone
+from p2pweb.dht.lookups import STRATA_BITS, Lookups, Run
 from p2pweb.dht.proof import Proofs
 from p2pweb.dht.queries import Queries, Query
+from p2pweb.dht.rates import Rates
 from p2pweb.dht.rtt import LATENESS_MAX, Rtt
 from p2pweb.dht.serving import Records, Service
 from p2pweb.dht.settings import Settings
@@ -44,7 +45,10 @@ _AnyQuery = Query[_Call] | Query[Run | None] | Query[int]
 
 
 class Peer:
-    """One peer of the overlay. `entropy(n)` gives n unguessable bytes."""
+    """One peer of the overlay. `entropy(n)` gives n unguessable bytes.
+
+    `known` are contacts of an earlier run, the most useful first.
+    """
 
     def __init__(
         self,
@@ -55,16 +59,21 @@ class Peer:
         entropy: Callable[[int], bytes],
         settings: Settings,
         now: float,
+        known: Sequence[Contact] = (),
     ) -> None:
         self.own = own
         self.table = Table(own, settings, now)
+        self.table.restore(known, now)
+        # Datagrams dropped: those that follow no schema, and questions beyond the rate.
         self.malformed = 0
+        self.limited = 0
         self._rng = rng
         self._settings = settings
         self._service = Service(own, self.table, records, settings)
         self._proofs = Proofs(settings)
-        self._asker = Asker(settings, self.table, entropy, Rtt(settings))
-        self._lookups = Lookups(own, self._asker)
+        self._rates = Rates(settings)
+        self._asker = Asker(settings, self.table, entropy, Rtt(settings), self._proofs)
+        self._lookups = Lookups(own, self._asker, self._introduce)
         # Pools of their own, lest callers starve lookups, or strangers both. A stranger's ping is
         # owned by the number of its try.
         self._calls: Queries[_Call] = Queries(
@@ -79,11 +88,17 @@ class Peer:
         # A random phase keeps peers started together from probing together.
         self._probe_at = now + rng.uniform(0.0, settings.probe_every_s)
         self._refresh_at = now + self._refresh_pause_s()
+        self._gap_at = now + rng.uniform(0.0, settings.gap_every_s)
 
     # --- what the shell calls ---
 
     def receive(self, data: bytes, address: Address, now: float) -> list[Action]:
         """A datagram arrived from an address (canonical)."""
+        if data[:1] == wire.QUESTION_TYPE:
+            known = self.table.at(address) is not None or self._proofs.proved(address, now)
+            if not self._rates.allows(address, now, known=known):
+                self.limited += 1
+                return []
         try:
             message = wire.decode(data)
         except wire.MalformedError:
@@ -97,14 +112,15 @@ class Peer:
 
     def next_timer(self) -> float:
         """When `handle_timer` is to be called, at the latest."""
-        timers = (
-            self._calls.next_timer(),
-            self._lookups.pool.next_timer(),
-            self._pings.next_timer(),
-            self.table.next_due(),
+        return min(
+            self._probe_at,
+            self._refresh_at,
+            self._gap_at,
+            self._calls.next_timer,
+            self._lookups.pool.next_timer,
+            self._pings.next_timer,
+            self.table.next_due,
         )
-        upkeep = min(self._probe_at, self._refresh_at)
-        return min([upkeep, *(when for when in timers if when is not None)])
 
     def handle_timer(self, now: float) -> list[Action]:
         """Time has passed."""
@@ -122,14 +138,19 @@ class Peer:
         for contact in self.table.due(now):
             self._probe(contact, now)
         if now >= self._probe_at:
-            self._probe_at = now + self._settings.probe_every_s
+            self._probe_at = now + self._probe_pause_s()
             for quiet in (self.table.stalest(now), self.table.remembered(now)):
                 if quiet is not None:
                     self._probe(quiet, now)
+            self._introduce(self._lookups.unproved(now), now)
+        if now >= self._gap_at:
+            self._gap_at = now + self._settings.gap_every_s
+            self._fill_a_gap(now)
         if now >= self._refresh_at:
             self._refresh_at = now + self._refresh_pause_s()
-            self._lookups.add(Run(self.own, values=False, token=None))
-            self._explore(now, idle_s=self._settings.refresh_every_s)
+            self._lookups.add(self._self_lookup(None))
+            for key in self.table.stale_keys(now, self._rng, self._settings.refresh_every_s):
+                self._lookups.add(Run(key, values=False, token=None, need=1))
         return self._decided(now)
 
     def ping(self, token: int, address: Address, now: float) -> list[Action]:
@@ -150,14 +171,27 @@ class Peer:
         self._lookups.add(Run(key, values=False, token=token))
         return self._decided(now)
 
+    def join(self, token: int, now: float) -> list[Action]:
+        """Have the k contacts closest to this peer know it, and know them; ends in LookupDone."""
+        self._lookups.add(self._self_lookup(token))
+        return self._decided(now)
+
     def find_value(self, token: int, key: bytes, now: float) -> list[Action]:
-        """Look for values under a key: Yielded for each, then LookupDone."""
+        """Look for values under a key: Yielded for each, then LookupDone.
+
+        After a value no more questions are sent until `resume`.
+        """
         self._lookups.add(Run(key, values=True, token=token))
         return self._decided(now)
 
-    def explore(self, now: float, closest: Contact | None = None) -> list[Action]:
-        """Learn of the id space beyond the closest contact, as a newcomer does (Kademlia §2.3)."""
-        self._explore(now, idle_s=0.0, closest=closest)
+    def resume(self, token: int, now: float) -> list[Action]:
+        """The caller has taken the values found so far and wants another."""
+        self._lookups.resume(token, now)
+        return self._decided(now)
+
+    def explore(self, now: float) -> list[Action]:
+        """Learn of contacts all over the id space, as a newcomer does."""
+        self._glance_around(now)
         return self._decided(now)
 
     def cancel(self, token: int, now: float) -> list[Action]:
@@ -174,6 +208,8 @@ class Peer:
     def _serve(self, asked: wire.Asked, size: int, address: Address, now: float) -> None:
         actions = self._asker.actions
         answer = self._service.answer(asked, address)
+        if isinstance(asked.question, wire.Ping):
+            self._proofs.meet(address, now)
         sender = None
         if not isinstance(asked.question, wire.Stun):
             sender = Contact(asked.question.sender, address)
@@ -199,6 +235,8 @@ class Peer:
         """Ask a stranger who it is, unless it was asked lately: only its pong opens the table."""
         # Who claims our own id is nobody to remember.
         if stranger is None or stranger.id == self.own or self.table.knows(stranger):
+            return
+        if not self.table.wants(stranger):
             return
         if stranger.address not in self._proving and self._proofs.introduce(stranger, now):
             self._prove(stranger.address, now)
@@ -249,7 +287,10 @@ class Peer:
 
     def _missed(self, query: _AnyQuery, now: float) -> None:
         if query.contact is not None:
-            self._asker.actions += self.table.missed(query.contact, query.sent, now)
+            for event in self.table.missed(query.contact, query.sent, now):
+                self._asker.actions.append(event)
+                if isinstance(event, ContactDown):
+                    self._proofs.forget(event.contact)
 
     # --- calls ---
 
@@ -286,14 +327,41 @@ class Peer:
 
     # --- upkeep ---
 
-    def _explore(self, now: float, *, idle_s: float, closest: Contact | None = None) -> None:
-        for key in self.table.stale_keys(now, self._rng, idle_s=idle_s, closest=closest):
-            self._lookups.add(Run(key, values=False, token=None))
+    def _glance_around(self, now: float) -> None:
+        """Ask a few contacts for others all over the id space: what each knows far from itself is
+        sparse, and so its answer spans much of it."""
+        glances = min(self._settings.glances, len(self.table))
+        for number in range(glances):
+            self._glance(number / glances, 1.0 / glances, now)
+
+    def _fill_a_gap(self, now: float) -> None:
+        """Ask for contacts where the fewest are known, as long as that is too few."""
+        stratum, known = self._lookups.thinnest()
+        if known < self._settings.known_in_stratum:
+            share = 1.0 / (1 << STRATA_BITS)
+            self._glance(stratum * share, share, now)
+
+    def _glance(self, start: float, share: float, now: float) -> None:
+        """Ask anybody for contacts near a random key in a part of the id space (0 to 1)."""
+        contacts = [entry.contact for entry in self.table]
+        if contacts:
+            place = self._rng.uniform(start, start + share)
+            key = min(int(place * (1 << ID_BITS)), (1 << ID_BITS) - 1).to_bytes(ID_BYTES, "big")
+            self._lookups.glance(key, contacts[self._rng.getrandbits(30) % len(contacts)], now)
+
+    def _self_lookup(self, token: int | None) -> Run:
+        need = self._settings.join_need
+        return Run(self.own, values=False, token=token, need=need, greets=True)
 
     def _probe(self, contact: Contact, now: float) -> None:
         timeout_s = self._asker.patient_s(contact.address)
         pool = self._lookups.pool
         self._asker.ask(pool, wire.Ping(self.own), contact, None, now, timeout_s)
+
+    def _probe_pause_s(self) -> float:
+        settings = self._settings
+        is_large = len(self.table) > settings.k
+        return settings.probe_large_every_s if is_large else settings.probe_every_s
 
     def _refresh_pause_s(self) -> float:
         jitter = self._settings.refresh_jitter

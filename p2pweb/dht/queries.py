@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from p2pweb.dht.contact import Address, Contact
 from p2pweb.dht.deadlines import Deadlines
@@ -12,8 +13,7 @@ from p2pweb.dht.wire import Question
 Owner = TypeVar("Owner")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query(Generic[Owner]):
+class Query(Struct, Generic[Owner], frozen=True, kw_only=True):
     """One datagram sent. `contact` is whom we took the address for, if anybody."""
 
     message_id: bytes
@@ -65,13 +65,16 @@ class Queries(Generic[Owner]):
         self._deadlines.cancel(message_id)
         return query
 
-    def next_timer(self) -> float | None:
-        """When `expire` is next worth calling."""
-        return self._deadlines.next()
+    @property
+    def next_timer(self) -> float:
+        """When `expire` is next worth calling, or sooner."""
+        return self._deadlines.earliest
 
     def expire(self, now: float) -> list[Query[Owner]]:
         """The queries that have become late; those late for too long are forgotten."""
         became_late: list[Query[Owner]] = []
+        if now < self._deadlines.earliest:
+            return became_late
         for message_id in self._deadlines.pop_due(now):
             query = self._on_time.pop(message_id, None)
             if query is None:

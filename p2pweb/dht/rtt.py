@@ -13,6 +13,11 @@ from p2pweb.dht.settings import Settings
 MEAN_WEIGHT = 1 / 8
 VARIATION_WEIGHT = 1 / 4
 VARIATIONS_ALLOWED = 4
+# Where a timeout only has somebody else asked too: a lookup often waits for the dead.
+BRISK_VARIATIONS_ALLOWED = 2
+# Of the first sample. RFC 6298 takes a half, since a retransmission of TCP's is not to be spurious;
+# here one costs a small datagram, and waiting for the dead costs a visitor.
+FIRST_VARIATION = 1 / 4
 
 # A late answer may have been held back until we had proved our address: it counts as no more than
 # this many timeouts, so one cannot spoil the estimate, and a path that became slow is soon learnt.
@@ -33,7 +38,7 @@ class Rtt:
         """Learn from one answer; `rtt_s` is never negative on a monotonic clock."""
         if self.smoothed_s is None:
             self.smoothed_s = rtt_s
-            self._variation_s = rtt_s / 2
+            self._variation_s = rtt_s * FIRST_VARIATION
             return
         # RFC 6298 §2.3: the variation is updated with the mean as it was before this sample.
         gap_s = abs(self.smoothed_s - rtt_s)
@@ -42,9 +47,16 @@ class Rtt:
 
     def timeout_s(self, *, tries: int = 1) -> float | None:
         """How long to wait for the answer to the given try; None when nothing was measured."""
+        return self._timeout_s(VARIATIONS_ALLOWED, tries)
+
+    def brisk_timeout_s(self) -> float | None:
+        """When to ask somebody else as well; None when nothing was measured."""
+        return self._timeout_s(BRISK_VARIATIONS_ALLOWED, tries=1)
+
+    def _timeout_s(self, variations: int, tries: int) -> float | None:
         if self.smoothed_s is None:
             return None
-        allowance_s = max(VARIATIONS_ALLOWED * self._variation_s, self._settings.rtt_margin_s)
+        allowance_s = max(variations * self._variation_s, self._settings.rtt_margin_s)
         return within(self.smoothed_s + allowance_s, self._settings, tries=tries)
 
 

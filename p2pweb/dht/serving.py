@@ -84,7 +84,12 @@ class Service:
     def _nodes(self, message_id: bytes, sender: NodeId, key: bytes, address: Address) -> bytes:
         # Who asks knows itself: by its id or by its address, hence two more than are sent.
         nearest = self.table.nearest(key, self.settings.k + 2)
-        others = [one for one in nearest if one.id != sender and one.address != address]
+        # Those of an earlier run are passed on once they have answered in this one.
+        others = [
+            one
+            for one in nearest
+            if one.id != sender and one.address != address and self.table.has_proved(one.id)
+        ]
         return wire.encode_nodes(message_id, others[: self.settings.k])
 
     def _value(self, message_id: bytes, held: Held) -> bytes:

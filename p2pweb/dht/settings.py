@@ -18,9 +18,16 @@ class Settings:
     # --- routing table ---
     # Departure from the paper: up to this many contacts, buckets may exceed k, so that a small
     # network is known whole and a lookup is one hop. A contact costs about 1 KB.
-    small_network: int = 1_024
-    # Proved contacts waiting for a place in a full bucket; as many as could replace all of it.
-    replacements_max: int = 20
+    small_network: int = 256
+    # Proved contacts waiting for a place in a full bucket. Each cost a PING to prove, and others
+    # are found by the next lookup.
+    replacements_max: int = 4
+    # Contacts of one address range (a /24 or a /48, see `ranges`) in the table, and as many waiting
+    # for places in it; 0 is no limit. libtorrent has one in each bucket, go-libp2p-kad-dht two in
+    # each and three in all; but a network of ours may be ten machines at one hoster, each of which
+    # should know most others. 16 of the hundreds that a small network's table holds are no power,
+    # and to outnumber everybody else in a table takes dozens of ranges.
+    range_limit: int = 16
     # Consecutive misses that drop a contact: one lost packet must drop nobody, and at 20% loss
     # five in a row are one in three thousand.
     strikes_max: int = 5
@@ -35,9 +42,16 @@ class Settings:
     gone_for_s: float = 86_400.0
     gone_pause_s: float = 30.0
 
+    # Pause between the first questions to contacts of an earlier run: 200 are asked within ten
+    # seconds, at some 1,000 bytes a second, and never all of them in one instant.
+    restore_pause_s: float = 0.05
+
     # --- keepalive and refresh ---
-    # The stalest contact is asked once per period: about 20 bytes a second, whatever the size.
+    # The stalest contact is asked once per period, and one rumour proved: in a table of up to k
+    # contacts, where each matters, a death is noticed within two minutes, at 20 bytes a second.
     probe_every_s: float = 5.0
+    # The period of larger tables: tools/simulate sessions has the curve (ARCHITECTURE.md).
+    probe_large_every_s: float = 30.0
     # A contact that answered this recently needs no probe.
     fresh_for_s: float = 15.0
     # Kademlia §2.3: hourly refresh; the jitter keeps peers started together from refreshing so.
@@ -65,6 +79,29 @@ class Settings:
     # Questions of one lookup: a miss in a million-peer network needs fewer than 100; beyond that
     # somebody is inventing ever nearer contacts.
     asks_max: int = 256
+    # Paths that a lookup follows beside its own contacts (S/Kademlia takes 4 to 8); each confirms
+    # k / 4 of the nearest that it hears of, which are the same k where nobody lies.
+    paths: int = 4
+    # Own contacts that are asked whatever others say: with half of all peers hostile, ten nearest
+    # are all of them in one lookup of a thousand.
+    first_hand: int = 10
+    # Of the nearest to its own id, as many have to answer a newcomer; they name the others, which
+    # it then only has to greet.
+    join_need: int = 8
+    # Questions in flight in a lookup of upkeep.
+    upkeep_alpha: int = 2
+    # Contacts asked for others, anywhere, when joining and at each refresh.
+    glances: int = 8
+    # Later one contact is asked so often for others where the fewest are known, until this many of
+    # each 32nd part of the id space are: of a thousand peers a quarter, so that one of the k
+    # holders of a key is nearly always known.
+    gap_every_s: float = 120.0
+    known_in_stratum: int = 8
+    # Contacts that others named, kept as places to start from; each costs 0.4 KB. Sessions last an
+    # hour on average: after half of one, two in five are gone.
+    hearsay_max: int = 1_024
+    hearsay_each_max: int = 64
+    hearsay_for_s: float = 1_800.0
     # Contacts waiting in one lookup, the nearest kept: six times the k that decide it.
     shortlist_max: int = 128
     # Addresses believed for one id, and ids for one address, in one lookup: one rumour cannot hide
@@ -93,6 +130,28 @@ class Settings:
     # answer), and the memory of whom we asked.
     introduction_pause_s: float = 60.0
     introductions_max: int = 4_096
+    # Ids that one address may be asked about at once, and in the long run every so many seconds: a
+    # peer that was restarted under a new id is known at once, and one that has another id in every
+    # datagram does not turn over its contact, the log and the saved state each time.
+    ids_each_burst: int = 4
+    ids_each_pause_s: float = 15.0
+
+    # --- rate limits: questions a second, and at once after a pause ---
+    # Of all known peers of one host (an IPv4 address, an IPv6 /64). A peer that looks up 10,000
+    # names as fast as it can asks each other peer 500 to 1,000 times a second; 50 peers of one
+    # household that start together ask 1,000 times at once. 2,000 cost us a tenth of a core.
+    known_rate: float = 2_000.0
+    known_burst: int = 4_000
+    # Of all strangers of one host. A stranger is one for a single round trip, in which it asks at
+    # most once for each of its lookups at work; and 50 may start together.
+    stranger_rate: float = 100.0
+    stranger_burst: int = 1_000
+    # Of all strangers of the world: a twentieth of a core, or a tenth with a signature in each. A
+    # peer that restarts is asked by all that know it, each a stranger until its first answer.
+    strangers_rate: float = 1_000.0
+    strangers_burst: int = 4_000
+    # Hosts with a bucket, for the known and for strangers. 4,096 buckets are about 1 MB.
+    buckets_max: int = 4_096
 
     # --- round trips ---
     # The first timeout to a stranger: above nearly every round trip on Earth.
@@ -103,6 +162,15 @@ class Settings:
     rtt_ceiling_s: float = 5.0
     # Least allowance above the mean: the grain of timers and schedulers.
     rtt_margin_s: float = 0.01
+
+    @property
+    def range_bucket_limit(self) -> int:
+        """Contacts of one address range in one bucket.
+
+        Half of all honest ids fall into the farthest bucket, so half of the limit there hinders
+        nobody before the whole limit does; and 8 are a minority among k = 20.
+        """
+        return (self.range_limit + 1) // 2
 
 
 DEFAULTS = Settings()

@@ -1,20 +1,21 @@
 """The routing table: who is known, how well each answers, who should be asked next.
 
-Owns contacts that proved themselves (a PING answered from their address with their id), their
-strikes, the replacements waiting behind full buckets, and the memory of those struck out. It sends
-nothing: it says who is due, and is told what came of it.
+Owns contacts that proved themselves (a PING answered from their address with their id), those of
+an earlier run that are yet to do so, their strikes, the replacements waiting behind full buckets,
+and the memory of those struck out. It sends nothing: it says who is due, and is told what came of
+it.
 
 Departures from Kademlia §2.4: a network of up to `small_network` contacts is kept whole, buckets
 or not; the nearest contacts to a key come from one sorted list of ids, exactly, and buckets only
 decide who may stay. An id belongs to whoever answers at its address: a claim to a known id from
-elsewhere waits until the known address is silent.
+elsewhere waits until the known address is silent. One address range has few places, in the table
+and among the replacements; whoever has one keeps it, and the next of that range is refused.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from p2pweb.dht.chance import Rng
@@ -28,6 +29,8 @@ from p2pweb.dht.events import (
     Event,
     Why,
 )
+from p2pweb.dht.nearest import IdOrder
+from p2pweb.dht.ranges import RangeCounts
 from p2pweb.dht.rtt import Rtt
 from p2pweb.dht.settings import Settings
 
@@ -44,6 +47,13 @@ class Entry:
     quiet_until: float = 0.0
     # The same id, proved at another address: believed once this one is silent.
     claim: Contact | None = None
+    # Whether it answered a PING in this run.
+    proved: bool = True
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it proved itself in this run, and answered what it was asked last."""
+        return self.proved and not self.strikes
 
 
 @dataclass(slots=True)
@@ -62,10 +72,12 @@ class Table:
         # Stalest first: an answer moves its contact to the end.
         self._entries: OrderedDict[NodeId, Entry] = OrderedDict()
         self._by_address: dict[Address, NodeId] = {}
-        self._sorted: list[int] = []
+        self._order = IdOrder()
         self._sizes = [0] * ID_BITS
         # Per bucket, the most recently proved last. No events: nobody relies on them yet.
         self._replacements: dict[int, OrderedDict[NodeId, Entry]] = {}
+        self._ranges = RangeCounts(settings)
+        self._ranges_waiting = RangeCounts(settings)
         self._due: Deadlines[NodeId] = Deadlines()
         # Those asked longest ago first.
         self._gone: OrderedDict[NodeId, _Gone] = OrderedDict()
@@ -88,32 +100,72 @@ class Table:
         return None if known is None else self._entries[known]
 
     def knows(self, contact: Contact) -> bool:
-        """Whether a contact is in the table or among the replacements, at this very address."""
+        """Whether a contact, also one that waits for a place, proved itself at this address."""
         entry = self._entries.get(contact.id) or self._waiting(contact.id)
-        return entry is not None and entry.contact == contact
+        return entry is not None and entry.contact == contact and entry.proved
+
+    def has_proved(self, known: NodeId) -> bool:
+        """Whether an id is in the table, and answered in this run."""
+        entry = self._entries.get(known)
+        return entry is not None and entry.proved
+
+    def restore(self, contacts: Sequence[Contact], now: float) -> None:
+        """Begin with the contacts of an earlier run, as far as there is room.
+
+        Lookups ask them at once. Each is due for a question, one after the other, and is as good as
+        any other contact once it has answered that.
+        """
+        when = now
+        for contact in contacts:
+            host, known = contact.address[0], contact.id
+            if known == self._own or known in self._entries or contact.address in self._by_address:
+                continue
+            bucket = self._bucket(known)
+            if self._room(bucket) and self._ranges.has_room(host, bucket):
+                self._place(Entry(contact, Rtt(self._settings), now, proved=False))
+                self._due.set(known, when)
+                when += self._settings.restore_pause_s
+
+    def best(self, count: int) -> list[Contact]:
+        """The contacts to begin with in the next run, the most useful first.
+
+        Of those without a fault: the k nearest to this peer, then the last heard of each bucket,
+        the last but one, and so on, so that every part of the id space is within reach. Those that
+        missed a question, or have not answered in this run, come last in the same order.
+        """
+        ranks: dict[tuple[bool, int], int] = {}
+        ordered: list[tuple[bool, int, int, Contact]] = []
+        for entry in reversed(self._entries.values()):
+            faulty = entry.strikes > 0 or not entry.proved
+            apart = distance(self._own, entry.contact.id)
+            place = (faulty, apart.bit_length())
+            ranks[place] = ranks.get(place, 0) + 1
+            ordered.append((faulty, ranks[place], apart, entry.contact))
+        nearest = sorted((one for one in ordered if not one[0]), key=lambda one: one[2])
+        chosen = dict.fromkeys(one[3] for one in nearest[: self._settings.k])
+        chosen |= dict.fromkeys(one[3] for one in sorted(ordered, key=lambda one: one[:3]))
+        return list(chosen)[:count]
+
+    def wants(self, contact: Contact) -> bool:
+        """Whether proving a contact would gain anything: there is a place, or a place to wait.
+
+        Or it may be one of the table, under another id or at another address.
+        """
+        if contact.id in self._entries or contact.address in self._by_address:
+            return True
+        bucket = self._bucket(contact.id)
+        waiting = self._replacements.get(bucket, ())
+        may_wait = len(waiting) < self._settings.replacements_max
+        has_range = self._ranges.has_room(contact.address[0], bucket)
+        return has_range and (self._room(bucket) or may_wait)
+
+    def strata(self, bits: int) -> list[int]:
+        """How many contacts there are in each part of the id space: `IdOrder.strata`."""
+        return self._order.strata(bits)
 
     def nearest(self, key: bytes, count: int) -> list[Contact]:
-        """The `count` contacts nearest to a key, nearest first: exactly those, or all there are.
-
-        Ids that share a prefix with the key stand together in sorted order and are nearer than all
-        others, so only the smallest such run that holds `count` ids needs ordering by distance.
-        """
-        target = int.from_bytes(key, "big")
-        low, high = 0, len(self._sorted)
-        # The longest shared prefix whose run is big enough: runs shrink as prefixes grow.
-        shortest, longest = 0, ID_BITS
-        while shortest < longest:
-            middle = (shortest + longest + 1) // 2
-            shift = ID_BITS - middle
-            start = target >> shift << shift
-            first = bisect_left(self._sorted, start)
-            last = bisect_left(self._sorted, start + (1 << shift))
-            if last - first >= count:
-                shortest, low, high = middle, first, last
-            else:
-                longest = middle - 1
-        run = sorted(self._sorted[low:high], key=target.__xor__)[:count]
-        return [self._entries[NodeId(n.to_bytes(ID_BYTES, "big"))].contact for n in run]
+        """The `count` contacts nearest to a key, nearest first: exactly those, or all there are."""
+        return [self._entries[known].contact for known in self._order.nearest(key, count)]
 
     def proved(self, contact: Contact, rtt_s: float, now: float) -> list[Event]:
         """A contact answered a PING from its address with its id (never our own)."""
@@ -135,6 +187,9 @@ class Table:
             events += self._evict(contact, now)
             if newcomer is not None:
                 events += self._admit(newcomer, now)
+            elif entry is not None and not entry.proved:
+                entry.proved = True
+                events.append(ContactUp(contact))
         self.answered(contact, rtt_s, now)
         return events
 
@@ -143,7 +198,9 @@ class Table:
         entry = self._entries.get(contact.id)
         if entry is not None and entry.contact == contact:
             self._entries.move_to_end(contact.id)
-            self._due.cancel(contact.id)
+            # Only a pong says under which id it answers.
+            if entry.proved:
+                self._due.cancel(contact.id)
         else:
             entry = self._waiting(contact.id)
             if entry is None or entry.contact != contact:
@@ -166,20 +223,23 @@ class Table:
         if entry.last_answer > asked or asked < entry.quiet_until:
             return []
         entry.strikes += 1
+        events: list[Event] = []
         if entry.claim is not None and entry.strikes >= self._settings.claim_strikes:
-            claim = entry.claim
+            claim, entry.claim = entry.claim, None
             events = self._follow(entry, claim, now)
-            entry.strikes, entry.quiet_until, entry.claim, entry.last_answer = 0, now, None, now
-            self._due.cancel(claim.id)
-            return events
+            if entry.contact == claim:
+                entry.strikes, entry.quiet_until, entry.last_answer = 0, now, now
+                self._due.cancel(claim.id)
+                return events
         if entry.strikes < self._settings.strikes_max:
             self._pause(entry, now)
-            return []
+            return events
         self._remove(entry)
         self._gone[contact.id] = _Gone(contact, now, now)
         if len(self._gone) > self._settings.gone_max:
             self._gone.popitem(last=False)
-        return [ContactDown(contact, Why.SILENT), *self._promote(contact, now)]
+        why = Why.SILENT if entry.proved else Why.UNSEEN
+        return [*events, ContactDown(contact, why), *self._promote(contact, now)]
 
     def due(self, now: float) -> list[Contact]:
         """Contacts whose pause after a strike is over: ask them again, now."""
@@ -191,9 +251,10 @@ class Table:
             contacts.append(entry.contact)
         return contacts
 
-    def next_due(self) -> float | None:
-        """When `due` next has something to say."""
-        return self._due.next()
+    @property
+    def next_due(self) -> float:
+        """When `due` next has something to say, or sooner."""
+        return self._due.earliest
 
     def stalest(self, now: float) -> Contact | None:
         """The contact silent for longest, unless it spoke lately; those with strikes have `due`."""
@@ -231,17 +292,12 @@ class Table:
         if key != self._own:
             self._touched[self._bucket(key)] = now
 
-    def stale_keys(
-        self, now: float, rng: Rng, *, idle_s: float, closest: Contact | None = None
-    ) -> list[bytes]:
+    def stale_keys(self, now: float, rng: Rng, idle_s: float) -> list[bytes]:
         """A random key in each bucket that saw no lookup for `idle_s` (Kademlia §2.3).
 
         Buckets nearer than the nearest contact are empty in the whole network, as far as we know.
-        That contact may be in the table or, still to be proved there, `closest`.
         """
         occupied = [index for index, size in enumerate(self._sizes) if size]
-        if closest is not None:
-            occupied = [min([self._bucket(closest.id), *occupied])]
         keys: list[bytes] = []
         if occupied:
             for index in range(occupied[0], ID_BITS):
@@ -267,36 +323,54 @@ class Table:
         """The entry of a contact that has no place yet, taken from the replacements or made."""
         entry = self._waiting(contact.id)
         if entry is not None:
-            del self._replacements[self._bucket(contact.id)][contact.id]
+            bucket = self._bucket(contact.id)
+            self._wait_no_more(self._replacements[bucket].pop(contact.id), bucket)
             if entry.contact == contact:
                 return entry
         return Entry(contact, Rtt(self._settings), now)
 
     def _admit(self, entry: Entry, now: float) -> list[Event]:
         bucket = self._bucket(entry.contact.id)
-        if not self._room(bucket):
+        host = entry.contact.address[0]
+        if not self._ranges.has_room(host, bucket):
+            return []
+        if self._room(bucket):
+            return [self._insert(entry, now)]
+        if self._ranges_waiting.has_room(host, bucket):
             waiting = self._replacements.setdefault(bucket, OrderedDict())
             waiting[entry.contact.id] = entry
+            self._ranges_waiting.add(host, bucket)
             if len(waiting) > self._settings.replacements_max:
-                waiting.popitem(last=False)
-            return []
-        return [self._insert(entry, now)]
+                self._wait_no_more(waiting.popitem(last=False)[1], bucket)
+        return []
+
+    def _wait_no_more(self, entry: Entry, bucket: int) -> None:
+        self._ranges_waiting.remove(entry.contact.address[0], bucket)
 
     def _insert(self, entry: Entry, now: float) -> Event:
+        self._place(entry)
+        gone = self._gone.pop(entry.contact.id, None)
+        if gone is None:
+            return ContactUp(entry.contact)
+        return ContactReturned(entry.contact, now - gone.since)
+
+    def _place(self, entry: Entry) -> None:
         contact = entry.contact
+        bucket = self._bucket(contact.id)
         self._entries[contact.id] = entry
         self._by_address[contact.address] = contact.id
-        insort(self._sorted, int.from_bytes(contact.id, "big"))
-        self._sizes[self._bucket(contact.id)] += 1
-        gone = self._gone.pop(contact.id, None)
-        return ContactUp(contact) if gone is None else ContactReturned(contact, now - gone.since)
+        self._order.add(contact.id)
+        self._sizes[bucket] += 1
+        self._ranges.add(contact.address[0], bucket)
 
     def _remove(self, entry: Entry) -> None:
         contact = entry.contact
         del self._entries[contact.id]
         del self._by_address[contact.address]
-        del self._sorted[bisect_left(self._sorted, int.from_bytes(contact.id, "big"))]
-        self._sizes[self._bucket(contact.id)] -= 1
+        self._order.remove(contact.id)
+        bucket = self._bucket(contact.id)
+        self._sizes[bucket] -= 1
+        self._ranges.remove(contact.address[0], bucket)
         self._due.cancel(contact.id)
 
     def _evict(self, contact: Contact, now: float) -> list[Event]:
@@ -313,9 +387,11 @@ class Table:
         waiting = self._replacements.get(bucket)
         while waiting and self._room(bucket):
             _, entry = waiting.popitem()
+            self._wait_no_more(entry, bucket)
             # Another id may have taken over that address since, or is about to.
             address = entry.contact.address
-            if address != lost.address and address not in self._by_address:
+            is_free = address != lost.address and address not in self._by_address
+            if is_free and self._ranges.has_room(address[0], bucket):
                 event = self._insert(entry, now)
                 # It was silent for as long as it waited: it is asked soon.
                 self._entries.move_to_end(entry.contact.id, last=False)
@@ -323,13 +399,20 @@ class Table:
         return []
 
     def _follow(self, entry: Entry, contact: Contact, now: float) -> list[Event]:
-        before = entry.contact.address
+        """Believe a contact at its new address, unless the range of that is full."""
         events = self._evict(contact, now)
+        before, bucket = entry.contact.address, self._bucket(contact.id)
+        self._ranges.remove(before[0], bucket)
+        may_follow = self._ranges.has_room(contact.address[0], bucket)
+        self._ranges.add(contact.address[0] if may_follow else before[0], bucket)
+        if not may_follow:
+            return events
         del self._by_address[before]
         self._by_address[contact.address] = contact.id
         entry.contact = contact
         entry.rtt = Rtt(self._settings)
-        return [*events, ContactMoved(contact, before)]
+        was_proved, entry.proved = entry.proved, True
+        return [*events, ContactMoved(contact, before) if was_proved else ContactUp(contact)]
 
     def _pause_s(self, entry: Entry) -> float:
         pauses = self._settings.strike_pauses_s

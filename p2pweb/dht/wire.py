@@ -1,17 +1,18 @@
 """Datagrams of `kademlia` 2.2.3 on rpcudp 5.0.1: bytes in, typed messages out, and back.
 
 A datagram is a type byte (0 question, 1 answer), a message id (20 bytes) and msgpack: for a
-question `[name, [arguments]]`, for an answer whatever the question implies. Everything that does
-not follow a schema below raises `MalformedError`; nothing else is raised for what a peer sent.
+question `[name, [arguments]]`, for an answer whatever the question implies. A question may have
+padding behind it, which stock nodes do not look at: it earns a long answer from a peer to which the
+asking address is not proved. Everything that does not follow a schema below raises
+`MalformedError`; nothing else is raised for what a peer sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
-from msgspec import Meta, MsgspecError, Raw
+from msgspec import Meta, MsgspecError, Raw, Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from p2pweb.dht.contact import ID_BYTES, Contact, NodeId, canonical
@@ -27,6 +28,9 @@ MAP_TYPES = bytes(range(0x80, 0x90)) + b"\xde\xdf"
 DATAGRAM_BYTES_MAX = HEADER_BYTES + 8_192
 # What every path carries unfragmented: IPv6's 1,280-byte minimum less its headers and some tunnel.
 ANSWER_BYTES_MAX = 1_200
+# Padding: a zero, then bytes that msgpack never uses.
+PADDING_MARK = b"\0"
+PADDING = b"\xc1"
 # A value of ours leaves room in one answer for the header, its key and a few extra fields.
 VALUE_BYTES_MAX = 1_024
 # A stock node answers with its k, usually 20, contacts; no honest one sends more than this.
@@ -44,72 +48,61 @@ class MalformedError(Exception):
     """A peer sent something that follows no schema: its fault, never ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Struct, frozen=True):
     sender: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(Struct, frozen=True):
     sender: NodeId
     key: bytes
     # None: well-formed, but no value of ours (not bytes, or longer than VALUE_BYTES_MAX).
     value: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class FindNode:
+class FindNode(Struct, frozen=True):
     sender: NodeId
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FindValue:
+class FindValue(Struct, frozen=True):
     sender: NodeId
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Stun:
+class Stun(Struct, frozen=True):
     pass
 
 
 Question = Ping | Store | FindNode | FindValue | Stun
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """A question as it arrived."""
 
     message_id: bytes
     question: Question
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """An answer as it arrived: only who asked knows what `body` should be."""
 
     message_id: bytes
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(Struct, frozen=True):
     id: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     answer: StoreAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class Nodes:
+class Nodes(Struct, frozen=True):
     contacts: tuple[Contact, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Struct, frozen=True):
     value: bytes
     extra: Mapping[str, Plain]
 
@@ -162,6 +155,18 @@ def decode(data: bytes) -> Asked | Answered:
 
 
 def _decode_question(body: bytes) -> Question:
+    if body.endswith(PADDING):
+        # It may as well be the end of a key.
+        unpadded = body.rstrip(PADDING)
+        if unpadded.endswith(PADDING_MARK):
+            try:
+                return _decode_unpadded(unpadded[:-1])
+            except MalformedError:
+                pass
+    return _decode_unpadded(body)
+
+
+def _decode_unpadded(body: bytes) -> Question:
     name, arguments = _decode(_question, body)
     match name:
         case "ping":
@@ -192,8 +197,8 @@ def _value(raw: Raw) -> bytes | None:
     return value if len(value) <= VALUE_BYTES_MAX else None
 
 
-def encode_question(message_id: bytes, question: Question) -> bytes:
-    """The datagram of a question."""
+def encode_question(message_id: bytes, question: Question, *, padded: bool = False) -> bytes:
+    """The datagram of a question; padded, any answer may be sent to it at once."""
     match question:
         case Ping(sender):
             content: tuple[str, tuple[bytes | None, ...]] = ("ping", (sender,))
@@ -205,7 +210,10 @@ def encode_question(message_id: bytes, question: Question) -> bytes:
             content = ("store", (sender, key, value))
         case _:
             content = ("stun", ())
-    return QUESTION_TYPE + message_id + _encoder.encode(content)
+    data = QUESTION_TYPE + message_id + _encoder.encode(content)
+    if padded and len(data) + len(PADDING_MARK) < PADDED_BYTES:
+        data = (data + PADDING_MARK).ljust(PADDED_BYTES, PADDING)
+    return data
 
 
 def encode_answer(message_id: bytes, body: object) -> bytes:
@@ -229,6 +237,8 @@ def encode_nodes(message_id: bytes, contacts: Sequence[Contact]) -> bytes:
 
 # The length of our PING: what an unproved address gets on top of an answer.
 PING_BYTES = len(encode_question(bytes(MESSAGE_ID_BYTES), Ping(NodeId(bytes(ID_BYTES)))))
+# A third of the longest answer and of two pings beside it.
+PADDED_BYTES = -(-(ANSWER_BYTES_MAX + 2 * PING_BYTES) // 3)
 
 
 def decode_answer(question: Question, body: bytes) -> Answer:

@@ -1,0 +1,268 @@
+"""A peer that begins with the contacts of an earlier run."""
+
+from __future__ import annotations
+
+import random
+
+from test_dht_network import Network, Shelf, network, publish
+from test_dht_peer import KEY, OWN, STRANGER, Bench, Records, contact, questions, sends
+
+from p2pweb.dht import wire
+from p2pweb.dht.contact import Contact, NodeId
+from p2pweb.dht.events import (
+    ContactDown,
+    ContactReturned,
+    ContactUp,
+    Event,
+    LookupDone,
+    Why,
+    Yielded,
+)
+from p2pweb.dht.peer import Peer
+from p2pweb.dht.settings import DEFAULTS, Settings
+from p2pweb.dht.table import Table
+
+RTT = 0.01
+
+
+class Restarted(Bench):
+    """A peer that knew some others before."""
+
+    def __init__(self, *known: Contact) -> None:
+        super().__init__()
+        rng = random.Random(7)
+        self.records = Records()
+        self.peer = Peer(
+            OWN,
+            self.records,
+            rng=rng,
+            entropy=rng.randbytes,
+            settings=DEFAULTS,
+            now=self.now,
+            known=known,
+        )
+
+
+def table(*known: Contact, settings: Settings = DEFAULTS) -> Table:
+    made = Table(OWN, settings, 0.0)
+    made.restore(known, 0.0)
+    return made
+
+
+def held(known: Table) -> list[Contact]:
+    return [entry.contact for entry in known]
+
+
+# --- the table ---
+
+
+def test_contacts_of_an_earlier_run_are_there_at_once_and_as_yet_unproved() -> None:
+    known = table(contact(8), contact(9))
+    assert known.nearest(KEY, 9) == [contact(8), contact(9)]
+    assert not known.suspect(contact(8))
+    assert not known.knows(contact(8))
+    assert not known.has_proved(contact(8).id)
+    assert not known.has_proved(contact(7).id)
+    assert known.proved(contact(8), RTT, 1.0) == [ContactUp(contact(8))]
+    assert known.knows(contact(8))
+    assert known.has_proved(contact(8).id)
+    assert known.proved(contact(8), RTT, 2.0) == []
+    assert known.due(1e9) == [contact(9)]
+
+
+def test_what_cannot_be_is_not_restored() -> None:
+    one = contact(8)
+    same_id = Contact(one.id, ("192.0.2.1", 5))
+    same_address = Contact(contact(9).id, one.address)
+    assert held(table(one, one, same_id, same_address, Contact(OWN, ("192.0.2.1", 6)))) == [one]
+
+
+def test_buckets_and_ranges_hold_no_more_restored_contacts_than_others() -> None:
+    few = Settings(k=2, small_network=2)
+    assert held(table(*(contact(16 + number) for number in range(5)), settings=few)) == [
+        contact(16),
+        contact(17),
+    ]
+    rented = [Contact(contact(16 + number).id, ("9.9.9.9", 1 + number)) for number in range(5)]
+    assert held(table(*rented, settings=Settings(range_limit=4))) == rented[:2]
+
+
+def test_the_silent_are_struck_out_as_others_are_and_it_is_said_that_they_were_never_seen() -> None:
+    known = table(contact(8))
+    now = 0.0
+    for pause in DEFAULTS.strike_pauses_s:
+        assert known.missed(contact(8), now, now) == []
+        now += pause
+    assert known.missed(contact(8), now, now) == [ContactDown(contact(8), Why.UNSEEN)]
+    assert known.proved(contact(8), RTT, now + 5.0) == [ContactReturned(contact(8), 5.0)]
+
+
+def test_an_answer_without_an_id_clears_doubt_and_proves_nothing() -> None:
+    known = table(contact(8))
+    known.missed(contact(8), 0.0, 0.0)
+    known.answered(contact(8), RTT, 0.5)
+    assert not known.suspect(contact(8))
+    assert not known.knows(contact(8))
+    assert known.due(1e9) == [contact(8)]
+
+
+def test_a_remembered_address_that_has_another_id_now() -> None:
+    known = table(contact(8))
+    other = contact(50, port=1_008)
+    assert known.proved(other, RTT, 1.0) == [
+        ContactDown(contact(8), Why.REPLACED),
+        ContactUp(other),
+    ]
+
+
+def test_a_remembered_id_that_moved_while_nobody_looked_is_up_at_its_new_address() -> None:
+    known = table(contact(8))
+    moved = contact(8, port=9)
+    assert known.proved(moved, RTT, 1.0) == []
+    # The address that is remembered has the first word.
+    assert known.due(1.0) == [contact(8)]
+    assert known.missed(contact(8), 1.0, 1.5) == []
+    assert known.missed(contact(8), 2.5, 3.0) == [ContactUp(moved)]
+    assert known.knows(moved)
+
+
+def test_the_best_are_the_nearest_then_some_of_every_part_and_the_doubtful_last() -> None:
+    known = Table(OWN, Settings(k=2), 0.0)
+    far = [contact((1 << 159) + number) for number in range(4)]
+    near = [contact(4), contact(5), contact(6)]
+    for one in (*far, *near):
+        known.proved(one, RTT, 0.0)
+    known.restore([contact(1)], 0.0)
+    known.answered(far[1], RTT, 1.0)
+    known.missed(far[3], 2.0, 2.0)
+    best = known.best(99)
+    # Each time the last heard of a bucket, and that which is nearer first.
+    assert best == [
+        *(contact(4), contact(5)),
+        *(contact(6), far[1], far[2], far[0]),
+        *(contact(1), far[3]),
+    ]
+    assert known.best(3) == best[:3]
+
+
+# --- the peer ---
+
+
+def test_the_first_lookup_goes_straight_to_the_nearest_that_are_remembered() -> None:
+    known = [contact(number) for number in range(1, 41)]
+    bench = Restarted(*known)
+    actions = bench.peer.find_value(1, KEY, bench.now)
+    assert questions(actions) == [
+        (wire.FindValue(OWN, KEY), one.address) for one in known[: DEFAULTS.alpha]
+    ]
+    bench.now += RTT
+    answered = bench.reply(sends(actions)[2], {"value": b"value"})
+    (found,) = [one for one in answered if isinstance(one, Yielded)]
+    assert found.found.contact == known[2]
+
+
+def test_whoever_answers_is_asked_who_it_is_and_only_then_it_is_up() -> None:
+    bench = Restarted(contact(8))
+    (asked,) = bench.peer.find_node(1, KEY, bench.now)
+    bench.now += RTT
+    ping, done = bench.reply(asked, [])
+    assert questions([ping]) == [(wire.Ping(OWN), contact(8).address)]
+    assert done == LookupDone(1, (contact(8),))
+    bench.now += RTT
+    assert bench.reply(ping, contact(8).id) == [ContactUp(contact(8))]
+    # It needs no other proof soon.
+    assert bench.pass_time(bench.now + DEFAULTS.fresh_for_s - 1.0) == []
+
+
+def test_two_hundred_are_asked_soon_and_never_in_one_instant() -> None:
+    known = [contact(number) for number in range(1, 201)]
+    bench = Restarted(*known)
+    started, asked = bench.now, []
+    for _ in range(110):
+        actions = bench.pass_time(bench.now + 0.1)
+        pings = [address for question, address in questions(actions) if question == wire.Ping(OWN)]
+        # Two in a tenth of a second, and perhaps a probe of the stalest.
+        assert len(pings) <= 4
+        asked += pings
+        for sent in sends(actions):
+            one = next(each for each in known if each.address == sent.address)
+            bench.reply(sent, one.id)
+    assert {one.address for one in known} == set(asked)
+    assert bench.now - started < 12.0
+    assert bench.peer.table.best(200)[0] == contact(1)
+    assert all(bench.peer.table.knows(one) for one in known)
+
+
+def test_the_dead_are_gone_within_half_a_minute_and_nobody_was_up() -> None:
+    known = [contact(number) for number in range(1, 201)]
+    bench = Restarted(*known)
+    actions = bench.pass_time(bench.now + 30.0)
+    events = [action for action in actions if isinstance(action, Event)]
+    assert len(bench.peer.table) == 0
+    assert set(events) == {ContactDown(one, Why.UNSEEN) for one in known}
+    assert len(events) == len(known)
+
+
+def test_nobody_is_passed_on_to_others_before_it_answered() -> None:
+    bench = Restarted(contact(8), contact(10))
+    question = wire.FindNode(STRANGER.id, KEY)
+    bench.know(contact(8), STRANGER)
+    (answer,) = bench.asked(question, STRANGER.address)
+    assert answer == sends(bench.asked(question, STRANGER.address))[0]
+    data = sends([answer])[0].data
+    assert wire.decode_answer(question, data[21:]) == wire.Nodes((contact(8),))
+
+
+# --- a network ---
+
+# The longest way there and back in `Network`.
+ROUND_TRIP_S = 0.12
+
+
+def restart(net: Network, index: int) -> None:
+    """Kill a peer and start it again with nothing but what it would have on its disk."""
+    before = net.peers[index]
+    known = before.table.best(200)
+    rng = random.Random(f"again {index}")
+    net.shelves[index] = Shelf()
+    net.peers[index] = Peer(
+        NodeId(before.own),
+        net.shelves[index],
+        rng=rng,
+        entropy=rng.randbytes,
+        settings=net.settings,
+        now=net.now,
+        known=known,
+    )
+    net.revive(index)
+
+
+def test_the_first_hit_after_a_restart_takes_one_round_trip_without_the_bootstrap_peers() -> None:
+    net = network(30, seed=5)
+    rng = random.Random(5)
+    # All joined by the first; three more are as dead as that one.
+    for index in (0, 7, 13, 21):
+        net.dead.add(index)
+    for asker in (2, 9, 17, 28):
+        key = publish(net, rng, 8)
+        restart(net, asker)
+        found, whole = net.values(asker, key)
+        assert found[0][0] <= ROUND_TRIP_S + 0.05
+        assert whole < 2.0
+    net.run(net.now + 60.0)
+    for asker in (2, 9, 17, 28):
+        others = {net.peers[index].own for index in range(30) if index != asker} - {
+            net.peers[index].own for index in net.dead
+        }
+        assert {entry.contact.id for entry in net.peers[asker].table} == others
+        assert all(entry.proved for entry in net.peers[asker].table)
+
+
+def test_a_network_that_was_off_as_a_whole_finds_itself_again() -> None:
+    net = network(12, seed=6)
+    for index in range(12):
+        restart(net, index)
+    net.run(net.now + 30.0)
+    for peer in net.peers:
+        assert len(peer.table) == 11
+        assert all(entry.proved for entry in peer.table)
