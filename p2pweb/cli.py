@@ -1,8 +1,9 @@
-"""The command line: `up`, `publish`, `preview`, `keys`.
+"""The command line: `up`, `publish`, `preview`, `status`, `keys`.
 
 A fault is one sentence on standard error and exit code 1 (2 for words that the command line does
 not have). `publish` exits 0 when every file has the copies wanted, 2 when the version is live and
-short of copies, 1 when it is not live.
+short of copies, 1 when it is not live. `status` exits 0 when the peer is well, 2 when it is cut
+off from all others, 1 when no peer answers.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -30,8 +32,10 @@ from rich.console import Console
 from p2pweb import __version__
 from p2pweb.address import Address, parse_address
 from p2pweb.config import PORT_DEFAULT, NodeFile, parse_host, parse_site, read_node_file
+from p2pweb.dht.settings import DEFAULTS
 from p2pweb.errors import P2PWebError, UsageError
 from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.wire import PeerStatus
 from p2pweb.hosts import Hosts, own_names
 from p2pweb.http.access_log import FORMATS, AccessLog
 from p2pweb.http.server import HttpServer
@@ -41,12 +45,16 @@ from p2pweb.node import PeerOptions, start_peer
 from p2pweb.preview import Preview
 from p2pweb.publish import Progress, PublishOptions, Summary, publish
 from p2pweb.records import COPIES_DEFAULT, COPIES_MAX
+from p2pweb.status_table import status_json, status_text
 
 EXIT_SHORT_OF_COPIES = 2
+EXIT_CUT_OFF = 2
 # Not a peer's: a preview runs beside one.
 PREVIEW_PORT = 8000
 # Each connection may take two descriptors, and the store a few dozen.
 DESCRIPTORS_WANTED = 4096
+# Columns where no terminal says how many: enough for the longest line.
+COLUMNS_WITHOUT_TERMINAL = 120
 # Names printed of a long list; `--json` has them all.
 NAMES_PRINTED_MAX = 10
 
@@ -128,6 +136,13 @@ def cli() -> None:
 )
 @_ACCESS_LOG
 @_ACCESS_LOG_FORMAT
+@click.option(
+    "--range-limit",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Peers to know of one address range of the Internet (IPv4 /24, IPv6 /48); 0 is no limit. "
+    f"Default: {DEFAULTS.range_limit}.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def up(
     node_file: Path | None,
@@ -138,6 +153,7 @@ def up(
     home: str | None,
     access_log: Path | None,
     access_log_format: str | None,
+    range_limit: int | None,
     verbose: bool,
 ) -> None:
     """Start a peer, and run it until Ctrl-C. Flags win over NODE.toml."""
@@ -152,6 +168,11 @@ def up(
         home=parse_site(home) if home else given.home,
         access_log=_access_log(
             access_log or given.access_log, access_log_format or given.access_log_format
+        ),
+        range_limit=next(
+            limit
+            for limit in (range_limit, given.range_limit, DEFAULTS.range_limit)
+            if limit is not None
         ),
     )
     _log_to_stderr(verbose=verbose)
@@ -344,6 +365,39 @@ async def _publish(options: PublishOptions) -> Summary:
                 random.Random(os.urandom(SEED_BYTES)),
                 lambda call: loop.run_in_executor(None, call),
             )
+    finally:
+        await client.close()
+
+
+@cli.command("status")
+@click.option(
+    "--peer",
+    type=_ADDRESS,
+    default=f"127.0.0.1:{PORT_DEFAULT}",
+    show_default=True,
+    help="A peer on this machine, by a loopback address.",
+)
+@click.option("--json", "json_wanted", is_flag=True, help="Print as JSON, the times in seconds.")
+def status_command(peer: Address, json_wanted: bool) -> int:
+    """Say how a peer is, and list its contacts: round trips, last answers, strikes.
+
+    A strike is a question left unanswered; with five the contact is gone. Exit code 0: all is well;
+    2: no contact answers, and some should; 1: no peer answers at that address.
+    """
+    status = _run(_ask_status(peer))
+    now = datetime.now(UTC).astimezone()
+    if json_wanted:
+        click.echo(json.dumps(status_json(status, peer, now), indent=2))
+    else:
+        width = None if sys.stdout.isatty() else COLUMNS_WITHOUT_TERMINAL
+        Console(width=width).print(status_text(status, peer, now))
+    return EXIT_CUT_OFF if status.is_cut_off else 0
+
+
+async def _ask_status(peer: Address) -> PeerStatus:
+    client = PeerClient()
+    try:
+        return await client.status(peer)
     finally:
         await client.close()
 

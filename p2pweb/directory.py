@@ -223,19 +223,26 @@ def _hash(source: Path, progress: Callable[[int], None]) -> tuple[BlobId, bytes]
 
 
 def encode_files(
-    files: Sequence[HashedFile], workdir: Path, progress: Callable[[int], None] = lambda _: None
+    files: Sequence[HashedFile],
+    workdir: Path,
+    progress: Callable[[int], None] = lambda _: None,
+    at_once: int = ENCODERS_MAX,
 ) -> list[EncodedFile]:
     """Make the encodings that are worth it, of several files at a time; in the same order.
 
     Their bytes lie in `workdir`, named by what they are made of, and what lies there is not made
-    again. `progress` gets the source bytes done since the last call, from any thread. UsageError
-    where a file is no longer what was hashed, or where `workdir` cannot be written.
+    again. `progress` gets the source bytes done since the last call, from any thread; with
+    `at_once` 1 no thread is started. UsageError where a file is no longer what was hashed, or where
+    `workdir` cannot be written.
     """
     # The longest first: otherwise one of them, begun last, would keep one core busy alone.
     order = sorted(files, key=lambda file: -file.blob.size_bytes)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, ENCODERS_MAX)) as pool:
-        encoded = pool.map(lambda file: _encode_file(file, workdir, progress), order)
-        by_path = {file.file.path: file for file in encoded}
+    if at_once == 1:
+        encoded = [_encode_file(file, workdir, progress) for file in order]
+    else:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, at_once)) as pool:
+            encoded = list(pool.map(lambda file: _encode_file(file, workdir, progress), order))
+    by_path = {file.file.path: file for file in encoded}
     return [by_path[file.file.path] for file in files]
 
 
@@ -310,9 +317,12 @@ class SiteContent:
     altogether. Methods may be called from several threads.
     """
 
-    def __init__(self, hashed: Sequence[HashedFile], workdir: Path) -> None:
+    def __init__(
+        self, hashed: Sequence[HashedFile], workdir: Path, *, at_once: int = ENCODERS_MAX
+    ) -> None:
         self._hashed = hashed
         self._workdir = workdir
+        self._at_once = at_once
         self._at_hand = {file.blob: file.identity for file in hashed}
         # The encodings that the live version has and that were not made here, so far.
         self._reused: dict[BlobId, HashedFile] = {}
@@ -354,7 +364,7 @@ class SiteContent:
     def _encode(
         self, files: Sequence[HashedFile], progress: Callable[[int], None]
     ) -> list[EncodedFile]:
-        encoded = encode_files(files, self._workdir, progress)
+        encoded = encode_files(files, self._workdir, progress, self._at_once)
         for file in encoded:
             self._at_hand.update((found.blob, found) for found in file.encodings.values())
         return encoded

@@ -92,14 +92,26 @@ class Gateway:
                     "This site is not known here",
                     f"No peer that can be reached has a version of the site {site}.",
                 )
-            page = version.pages.answer(request, target, self._wall())
-            if isinstance(page, Response):
-                return self._leased(page, version)
-            source = _source(version, page)
-            response = await respond(page.plan, lambda: self._reader.open(source))
-            return self._leased(response, version)
+            try:
+                return await self._answer_from(version, request, target)
+            except UnavailableError:
+                # A peer that was away asks for what its holders have given up since.
+                newer = await self._sites.newer_than(version)
+                if newer is None:
+                    raise
+                return await self._answer_from(newer, request, target)
         except UnavailableError as error:
             return answers.unavailable(str(error))
+
+    async def _answer_from(
+        self, version: SiteVersion, request: Request, target: Target
+    ) -> Response:
+        page = version.pages.answer(request, target, self._wall())
+        if isinstance(page, Response):
+            return self._leased(page, version)
+        source = _source(version, page)
+        response = await respond(page.plan, lambda: self._reader.open(source))
+        return self._leased(response, version)
 
     def _leased(self, response: Response, version: SiteVersion) -> Response:
         """The answer with the lease of its version, if that is still the live one."""

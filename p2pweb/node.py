@@ -1,8 +1,9 @@
 """The one place that wires a peer together, and chooses clock, entropy, sockets and disk for it.
 
 Start: the directory (locked), the UDP socket and the TCP listeners on one port number, the peers to
-join. Stop: the other way round, answers in flight first. What a peer remembers of itself between
-runs (its id, its home site, its contacts) is one small file in its directory.
+join; a peer that knows others from an earlier run serves at once, and joins beside that. Stop: the
+other way round, answers in flight first. What a peer remembers of itself between runs (its id, its
+home site, its contacts) is one small file in its directory.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,11 +22,13 @@ from p2pweb.clock import Entropy, WallClock
 from p2pweb.dht.contact import ID_BYTES, canonical_host
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
 from p2pweb.dht.overlay import Overlay
+from p2pweb.dht.settings import DEFAULTS
 from p2pweb.errors import RemoteError
-from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.client import ConnectorFactory, PeerClient, tcp_connector
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.service import Duties, PeerService
-from p2pweb.exchange.wire import PROTOCOL, PeerInfo
+from p2pweb.exchange.status import status_of
+from p2pweb.exchange.wire import PROTOCOL, PeerInfo, PeerStatus
 from p2pweb.gateway import Gateway
 from p2pweb.holdings import Holdings
 from p2pweb.hosts import Hosts, own_names
@@ -33,7 +36,7 @@ from p2pweb.http.access_log import AccessLog
 from p2pweb.http.server import HttpServer
 from p2pweb.keys import SiteId
 from p2pweb.listening import GRACE_S, listen_fault, server_limits, urls_of
-from p2pweb.peer_state import PeerState, read_peer_state, write_peer_state
+from p2pweb.peer_state import CONTACTS_MAX, PeerState, read_peer_state, write_peer_state
 from p2pweb.records import (
     Signed,
     SiteRecord,
@@ -41,6 +44,7 @@ from p2pweb.records import (
 from p2pweb.replication import Replication
 from p2pweb.sites import Sites
 from p2pweb.store.store import Item, Store, open_store
+from p2pweb.worker import Runs, Worker
 
 log = logging.getLogger("p2pweb.node")
 
@@ -49,15 +53,23 @@ log = logging.getLogger("p2pweb.node")
 WORKERS = 4
 # A peer that is alone, or has no home site yet, asks the peers that it was told to join so often.
 ASK_AGAIN_S = 5.0
+# And with them so many of those remembered, in turn.
+REMEMBERED_ASKED = 20
 # Contacts are saved so long after one came or went, so that many at once are one write.
 SAVE_AFTER_S = 1.0
+# A peer that nobody has answered for so long may be cut off itself, and forgets nobody meanwhile.
+# The silent leave the table after fifteen seconds at the earliest, so no outage costs a contact.
+CUT_OFF_S = 10.0
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerOptions:
-    """How to run a peer. `hosts` are IP addresses to listen on."""
+    """How to run a peer. `hosts` are IP addresses to listen on.
+
+    `range_limit` is how many contacts of one address range it knows at most; 0 is no limit.
+    """
 
     port: int
     data: Path
@@ -65,13 +77,20 @@ class PeerOptions:
     join: tuple[Address, ...] = ()
     home: SiteId | None = None
     access_log: AccessLog | None = None
+    range_limit: int = DEFAULTS.range_limit
 
 
 class PeerNode:
     """A running peer; make one with `start_peer`."""
 
     def __init__(
-        self, options: PeerOptions, store: Store, wall: WallClock, entropy: Entropy
+        self,
+        options: PeerOptions,
+        store: Store,
+        wall: WallClock,
+        entropy: Entropy,
+        connector: ConnectorFactory,
+        writer: Callable[[], Runs],
     ) -> None:
         self._options = options
         self._store = store
@@ -80,8 +99,11 @@ class PeerNode:
         self._is_new = remembered is None
         self._state = remembered or PeerState(node_id=entropy(ID_BYTES).hex())
         self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="p2pweb")
+        self._writer = writer()
         self._asking: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
+        self._begun_s = asyncio.get_running_loop().time()
+        self._next_remembered = 0
         self.node_id = bytes.fromhex(self._state.node_id)
         home = options.home or self._state.home_site
         self.holdings = Holdings(store, home, lambda _: self._save_state(), self._has_news)
@@ -91,20 +113,23 @@ class PeerNode:
             rng=random.Random(entropy(32)),
             entropy=entropy,
             on_event=self._met,
+            settings=replace(DEFAULTS, range_limit=options.range_limit),
+            known=self._state.known(),
         )
-        self.client = PeerClient()
+        self.client = PeerClient(connector)
         self.reader = BlobReader(store, self.client, self.overlay, self._run)
         self.sites = Sites(store, self.overlay, self.reader, self._run, self.holdings.keeps)
         self.replication = Replication(self.node_id, store, self.client, self.overlay, self._run)
         duties = Duties(
             info=self.info,
-            contacts=lambda: [contact.address for contact in self.overlay.contacts()],
+            status=self.status,
+            contacts=lambda: [one.address for one in self.overlay.contacts() if one.proved],
             takes=self.holdings.takes,
             live_site=self._live_site,
             kept=self._kept,
             place=self.replication.place,
         )
-        service = PeerService(store, duties, self._run)
+        service = PeerService(store, duties, self._run, self._writer)
         hosts = Hosts(own_names(), lambda: self.holdings.home)
         gateway = Gateway(hosts, self.sites, self.reader, service, wall)
         self._access_log = options.access_log
@@ -125,6 +150,15 @@ class PeerNode:
             p2pweb=PROTOCOL, id=self.node_id.hex(), home=self.holdings.home, version=__version__
         )
 
+    def status(self) -> PeerStatus:
+        return status_of(
+            self.info(),
+            self.overlay.contacts(),
+            begun_s=self._begun_s,
+            now_s=asyncio.get_running_loop().time(),
+            knows_others=bool(self._options.join or self._state.contacts),
+        )
+
     async def start(self) -> None:
         """Listen and join. UsageError or RemoteError with one sentence where that fails."""
         addresses = [(host, self._options.port) for host in self._options.hosts]
@@ -133,9 +167,12 @@ class PeerNode:
             await self.server.start(addresses)
         except OSError as error:
             raise listen_fault(error, self._options.port) from None
-        await self._join()
+        knows_others = bool(self._state.contacts)
+        if not knows_others:
+            await self._join()
+        self._note_contacts()
         self._save_state()
-        self._asking = asyncio.ensure_future(self._keep_asking())
+        self._asking = asyncio.ensure_future(self._keep_asking(joined=not knows_others))
         self._asking.add_done_callback(_tell_failure)
 
     async def close(self) -> None:
@@ -145,21 +182,24 @@ class PeerNode:
             await asyncio.gather(self._asking, return_exceptions=True)
         if self._saving is not None:
             self._saving.cancel()
-            self._remember_contacts()
+            if self._note_contacts():
+                self._save_state()
         await self.server.close(GRACE_S)
         if self._access_log is not None:
             await self._access_log.close()
+        await self.replication.close()
         await self.sites.close()
         await self.reader.close()
         await self.client.close()
         await self.overlay.close()
+        self._writer.close()
         self._executor.shutdown()
         self._store.close()
 
     # --- joining ---
 
     async def _join(self) -> None:
-        """Enter the network by the peers named, or by those remembered."""
+        """Enter the network by the peers named."""
         answered = await self._ask_around()
         if self.holdings.home is None:
             await self._ask_home()
@@ -168,13 +208,24 @@ class PeerNode:
             # A new peer was most likely given a wrong address; one that knows its site serves it.
             if self._is_new:
                 raise RemoteError(why)
-            log.warning("%s; going on alone, and asking again", why)
+            if self._is_alone():
+                log.warning("%s; going on alone, and asking again", why)
+            else:
+                log.info("%s; going on with the peers known before", why)
 
     async def _ask_around(self) -> int:
-        """Ping the peers to join and those remembered; how many answered."""
+        """Ping the peers to join, and in turn those remembered; how many answered."""
         named = [address for name in self._options.join for address in await _resolve(name)]
-        everybody = list(dict.fromkeys([*named, *self._state.contacts]))
-        return await self.overlay.join(everybody) if everybody else 0
+        # Those in the overlay's table are asked by it.
+        here = {contact.address for contact in self.overlay.contacts()}
+        known = [one.address for one in self._state.known() if one.address not in here]
+        first = self._next_remembered % max(1, len(known))
+        self._next_remembered = first + REMEMBERED_ASKED
+        turn = [*known[first:], *known[:first]][:REMEMBERED_ASKED]
+        return await self.overlay.join(list(dict.fromkeys([*named, *turn])))
+
+    def _is_alone(self) -> bool:
+        return not any(contact.proved for contact in self.overlay.contacts())
 
     async def _why_not_joined(self) -> str:
         """One sentence on the first of the peers to join, none of which answers by UDP."""
@@ -199,10 +250,13 @@ class PeerNode:
             if home is not None and self.holdings.home is None:
                 self.holdings.adopt(home)
 
-    async def _keep_asking(self) -> None:
+    async def _keep_asking(self, *, joined: bool) -> None:
+        if not joined:
+            # Both at once: either those remembered or those named may all be gone.
+            await asyncio.gather(self.overlay.look_around(), self._join())
         while True:
             await asyncio.sleep(ASK_AGAIN_S)
-            if not self.overlay.contacts():
+            if self._is_alone():
                 await self._ask_around()
             if self.holdings.home is None:
                 await self._ask_home()
@@ -231,16 +285,26 @@ class PeerNode:
     def _met(self, event: Event) -> None:
         _tell(event)
         if self._saving is None:
-            loop = asyncio.get_running_loop()
-            self._saving = loop.call_later(SAVE_AFTER_S, self._remember_contacts)
+            self._save_soon()
+
+    def _save_soon(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._saving = loop.call_later(SAVE_AFTER_S, self._remember_contacts)
 
     def _remember_contacts(self) -> None:
-        self._saving = None
-        contacts = [contact.address for contact in self.overlay.contacts()]
-        # A peer that finds itself alone keeps the addresses of those that it knew.
-        if contacts and contacts != self._state.contacts:
-            self._state = self._state.with_contacts(contacts)
+        if self._note_contacts():
+            self._saving = None
             self._save_state()
+        else:
+            self._save_soon()
+
+    def _note_contacts(self) -> bool:
+        """Take over whom the overlay knows; False while it may be cut off, or knows nobody."""
+        heard = [one.last_answer for one in self.overlay.contacts() if one.proved]
+        if not heard or asyncio.get_running_loop().time() - max(heard) > CUT_OFF_S:
+            return False
+        self._state = self._state.with_contacts(self.overlay.best_contacts(CONTACTS_MAX))
+        return True
 
     def _save_state(self) -> None:
         self._state.home = self.holdings.home
@@ -253,11 +317,22 @@ class PeerNode:
         return asyncio.get_running_loop().run_in_executor(self._executor, call)
 
 
-async def start_peer(options: PeerOptions, *, wall: WallClock, entropy: Entropy) -> PeerNode:
-    """Start a peer, or leave nothing behind. P2PWebError with one sentence where it cannot be."""
+async def start_peer(
+    options: PeerOptions,
+    *,
+    wall: WallClock,
+    entropy: Entropy,
+    connector: ConnectorFactory = tcp_connector,
+    writer: Callable[[], Runs] = Worker,
+) -> PeerNode:
+    """Start a peer, or leave nothing behind. P2PWebError with one sentence where it cannot be.
+
+    The sockets that it listens on are the running loop's; `connector` makes its connections, and
+    `writer` what its commits run on.
+    """
     store = open_store(options.data)
     try:
-        node = PeerNode(options, store, wall, entropy)
+        node = PeerNode(options, store, wall, entropy, connector, writer)
     except BaseException:
         store.close()
         raise

@@ -21,6 +21,7 @@ from p2pweb.address import Address, format_address
 from p2pweb.blobs import BlobId, SegmentData, segments_of
 from p2pweb.clock import WallClock
 from p2pweb.directory import (
+    ENCODERS_MAX,
     EncodingsDifferError,
     LeftOut,
     SiteContent,
@@ -82,6 +83,8 @@ class PublishOptions:
     """The site's key; asked for when the peer has answered and the directory makes a site."""
     copies: int = COPIES_DEFAULT
     dry_run: bool = False
+    # Files encoded at one time; 1 starts no thread.
+    encoders: int = ENCODERS_MAX
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +131,7 @@ async def publish(
     floor = 0
     reuse = True
     with TemporaryDirectory(prefix="p2pweb-publish-") as folder:
-        content = SiteContent(hashed, Path(folder))
+        content = SiteContent(hashed, Path(folder), at_once=options.encoders)
         for _ in range(ATTEMPTS_MAX):
             attempt = _Attempt(options, key, client, progress, run, content)
             try:
@@ -270,7 +273,11 @@ class _Attempt:
         async def send(bundle: list[Item]) -> None:
             try:
                 answers = await self._client.push(
-                    self._peer, bundle, read, place_copies=self._options.copies
+                    self._peer,
+                    bundle,
+                    read,
+                    place_copies=self._options.copies,
+                    unasked=bool(names),  # The peer lacks what changed.
                 )
                 for item, answer in zip(bundle, answers, strict=True):
                     self._count(summary, item, answer)
@@ -330,7 +337,9 @@ class _Attempt:
             return [segments[part] for part in parts]
 
         self._progress.phase("going live", 0)
-        answers = await self._client.push(self._peer, [item], read, place_copies=records.COPIES_MAX)
+        answers = await self._client.push(
+            self._peer, [item], read, place_copies=records.COPIES_MAX, unasked=True
+        )
         answer = answers[0]
         if answer.state == "held" and answer.copies < min(answer.wanted, self._options.copies):
             summary.short.append("the site's record")

@@ -2,15 +2,15 @@
 
 The holders of a key are the `copies` closest peers; the record alone also goes to the rest of the
 k = 20 closest. What goes to the same peer travels together: first the records, then, in bundles,
-just the bytes that it says it lacks. A copy counts when its peer has answered that the record and
-all its bytes are on its disk; this peer's own count likewise where it is among the closest.
+just the bytes that it says it lacks; where those are few bytes, all at once. A copy counts when its
+peer has answered that the record and all its bytes are on its disk; this peer's own count likewise
+where it is among the closest. The records that nobody counts travel after the answer.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from p2pweb.address import Address, format_address
@@ -21,7 +21,7 @@ from p2pweb.errors import CorruptError, NotAPeerError, RemoteError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.service import Placed
-from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer
+from p2pweb.exchange.wire import BUNDLE_ITEMS_MAX, InvalidMessageError, ItemAnswer
 from p2pweb.records import COPIES_MAX, record_key
 from p2pweb.store.books import Part
 from p2pweb.store.store import Item, Store
@@ -37,8 +37,17 @@ AVOID_S = 10.0
 KNOWN_PEERS_MAX = 1_024
 # Bundles being placed at one time: what a few publishers at once have under way.
 PLACES_MAX = 8
+# Records are spread so long after the answer: those of the publishes meanwhile travel together.
+SPREAD_AFTER_S = 1.0
+# Peers that are sent such records at one time; one that hangs must not hold up the others.
+SPREADS_MAX = 8
+# Records waiting for that, once for each peer, at up to 1 KiB. A publish that finds so many waiting
+# waits too.
+SPREAD_RECORDS_MAX = 8_192
 # Lookups of one batch under way at once.
 LOOKUPS_MAX = 16
+
+_Read = Callable[[Sequence[Part]], Awaitable[Sequence[SegmentData]]]
 
 
 @dataclass(slots=True)
@@ -68,17 +77,31 @@ class Replication:
         self._holders: OrderedDict[bytes, None] = OrderedDict()
         self._avoided: dict[Address, tuple[float, RemoteError]] = {}
         self._placing = asyncio.Semaphore(PLACES_MAX)
+        self._spreading = _Spreading(self._push_records)
 
-    async def place(self, items: Sequence[Item], copies: int) -> list[Placed]:
+    async def close(self) -> None:
+        """End what is under way after the answers."""
+        await self._spreading.close()
+
+    async def place(
+        self, items: Sequence[Item], copies: int, segments: Sequence[SegmentData] = ()
+    ) -> list[Placed]:
         """Have `copies` (1 to 20) peers keep each item; how many do, for each, in order.
 
-        The items and their bytes are on this peer's disk already. Where there are fewer peers
-        than copies, all of them is what is wanted.
+        The items and their bytes are on this peer's disk already; `segments`, proved, need not be
+        read from there. Where there are fewer peers than copies, all of them is what is wanted.
         """
-        async with self._placing:
-            return await self._place(items, max(1, min(copies, COPIES_MAX)))
+        at_hand = {(data.blob, data.segment): data for data in segments}
 
-    async def _place(self, items: Sequence[Item], copies: int) -> list[Placed]:
+        async def read(parts: Sequence[Part]) -> list[SegmentData]:
+            if at_hand.keys() >= set(parts):
+                return [at_hand[part] for part in parts]
+            return await self._read(parts)
+
+        async with self._placing:
+            return await self._place(items, max(1, min(copies, COPIES_MAX)), read)
+
+    async def _place(self, items: Sequence[Item], copies: int, read: _Read) -> list[Placed]:
         closest = await self._closest(items)
         tasks = [
             _Task(item, iter(contacts), copies)
@@ -100,7 +123,7 @@ class Replication:
             if not batches:
                 break
             await asyncio.gather(
-                *(self._place_with(contact, batch) for contact, batch in batches.items())
+                *(self._place_with(contact, batch, read) for contact, batch in batches.items())
             )
         await self._spread_records(tasks)
         return [
@@ -131,9 +154,9 @@ class Replication:
         nearer = sum(1 for contact in contacts if distance(contact.id, key) < own)
         return [*nearest[:nearer], None, *nearest[nearer:]]
 
-    async def _place_with(self, contact: Contact, tasks: Sequence[_Task]) -> None:
+    async def _place_with(self, contact: Contact, tasks: Sequence[_Task], read: _Read) -> None:
         try:
-            answers = await self._push(contact, [task.item for task in tasks])
+            answers = await self._push(contact, [task.item for task in tasks], read)
         except NotAPeerError:
             answers = None
             is_missed = contact.id in self._holders
@@ -163,21 +186,23 @@ class Replication:
                         task.missed += 1
 
     async def _spread_records(self, tasks: Sequence[_Task]) -> None:
-        """The records alone to the rest of the closest; nobody counts these."""
-        batches: dict[Contact, list[Item]] = {}
-        for task in tasks:
-            for contact in task.candidates:
-                if contact is not None:
-                    item = replace(task.item, with_bytes=False)
-                    batches.setdefault(contact, []).append(item)
+        """Have the rest of the closest sent the records alone; nobody counts these."""
+        rest = [
+            (contact, item)
+            for task in tasks
+            for item in [replace(task.item, with_bytes=False)]
+            for contact in task.candidates
+            if contact is not None
+        ]
+        if rest:
+            await self._spreading.add(rest)
 
-        async def push(contact: Contact, batch: list[Item]) -> None:
-            with contextlib.suppress(RemoteError):  # `_push` has logged it.
-                await self._push(contact, batch)
+    async def _push_records(self, contact: Contact, items: Sequence[Item]) -> None:
+        await self._push(contact, items, self._read)
 
-        await asyncio.gather(*(push(contact, batch) for contact, batch in batches.items()))
-
-    async def _push(self, contact: Contact, items: Sequence[Item]) -> tuple[ItemAnswer, ...]:
+    async def _push(
+        self, contact: Contact, items: Sequence[Item], read: _Read
+    ) -> tuple[ItemAnswer, ...]:
         """Have one peer keep these; its answers once it lacks nothing. RemoteError where it fails,
         NotAPeerError where it is none."""
         now = asyncio.get_running_loop().time()
@@ -188,7 +213,7 @@ class Replication:
             if contact.id not in self._holders:
                 # A quick question first: whoever hangs must not hold up a whole publish.
                 await self._client.peer_info(contact.address)
-            answers = await self._client.push(contact.address, items, self._read)
+            answers = await self._client.push(contact.address, items, read, unasked=True)
         except RemoteError as error:
             log.info("a peer keeps no copy: %s", error)
             self._avoid(contact.address, error)
@@ -214,6 +239,64 @@ class Replication:
         except CorruptError as error:
             log.warning("%s", error)
             return None
+
+
+class _Spreading:
+    """Records on their way to peers whose copies nobody counts.
+
+    Each peer is sent what has gathered for it. What waits for one that fails is dropped.
+    """
+
+    def __init__(self, push: Callable[[Contact, Sequence[Item]], Awaitable[object]]) -> None:
+        self._push = push
+        self._waiting: dict[Contact, list[Item]] = {}
+        self._tasks: dict[Contact, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(SPREADS_MAX)
+        self._count = 0
+        self._has_room = asyncio.Event()
+        self._is_closed = False
+
+    async def add(self, items: Sequence[tuple[Contact, Item]]) -> None:
+        """Have these sent soon. Returns at once unless too many wait already."""
+        while self._count >= SPREAD_RECORDS_MAX and not self._is_closed:
+            self._has_room.clear()
+            await self._has_room.wait()
+        if self._is_closed:
+            return
+        self._count += len(items)
+        for contact, item in items:
+            self._waiting.setdefault(contact, []).append(item)
+            if contact not in self._tasks:
+                self._tasks[contact] = asyncio.ensure_future(self._spread_to(contact))
+
+    async def close(self) -> None:
+        """Send no more."""
+        self._is_closed = True
+        self._has_room.set()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _spread_to(self, contact: Contact) -> None:
+        waiting = self._waiting[contact]
+        try:
+            await asyncio.sleep(SPREAD_AFTER_S)
+            while waiting:
+                async with self._turns:
+                    batch = waiting[:BUNDLE_ITEMS_MAX]
+                    await self._push(contact, batch)
+                self._forget(waiting, len(batch))
+        except RemoteError:
+            pass  # Whoever pushes has logged it.
+        finally:
+            self._forget(waiting, len(waiting))
+            del self._waiting[contact], self._tasks[contact]
+
+    def _forget(self, waiting: list[Item], count: int) -> None:
+        del waiting[:count]
+        self._count -= count
+        self._has_room.set()
 
 
 def _key(item: Item) -> bytes:

@@ -37,6 +37,9 @@ log = logging.getLogger("p2pweb.sites")
 # How old what is served may be before it is asked for again, beside the visitor's request. News
 # is pushed to the peers that keep the record; this is for the others, and for news that was lost.
 REFRESH_S = 10.0
+# The same where nobody had any version: it may be about to be published, and whoever asks for it
+# then is not to be told for long that there is none.
+UNKNOWN_S = 1.0
 # Sites whose manifests are in memory. A peer's own few, and what visitors asked it to proxy.
 SITES_MAX = 64
 MANIFESTS_BYTES_MAX = 64 * 1024 * 1024
@@ -143,6 +146,14 @@ class Sites:
             raise known.fault
         return known.version
 
+    async def newer_than(self, version: SiteVersion) -> SiteVersion | None:
+        """The version that has come since, or comes of the asking that goes on; None for none."""
+        site = version.record.site
+        if (refresh := self._refreshes.get(site)) is not None:
+            await asyncio.shield(refresh)
+        live = self._entry(site).version
+        return live if live is not version else None
+
     def notice(self, site: SiteId) -> None:
         """The store has a new record of this site: serve it from the next request on."""
         known = self._known.get(site)
@@ -157,7 +168,8 @@ class Sites:
     def refresh_if_old(self, site: SiteId) -> asyncio.Task[None] | None:
         """Ask, unless that was done a moment ago; the task that does so."""
         known, now = self._entry(site), asyncio.get_running_loop().time()
-        if known.refreshed_at is None or now - known.refreshed_at > REFRESH_S:
+        pause_s = UNKNOWN_S if known.version is None else REFRESH_S
+        if known.refreshed_at is None or now - known.refreshed_at > pause_s:
             return self._start_refresh(site, known)
         return None
 

@@ -21,6 +21,7 @@ from p2pweb.dht.overlay import Overlay
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.service import Duties, PeerService
+from p2pweb.exchange.status import status_of
 from p2pweb.exchange.wire import PROTOCOL, PeerInfo
 from p2pweb.gateway import Gateway
 from p2pweb.hosts import Hosts
@@ -189,11 +190,13 @@ async def peer(files: dict[str, bytes]) -> AsyncIterator[Gateway]:
         version = await sites.current(KEY.site) if site == KEY.site else None
         return version.signed if version else None
 
-    async def nowhere(items: object, copies: int) -> list[object]:
+    async def nowhere(items: object, copies: int, segments: object) -> list[object]:
         return []
 
+    info = PeerInfo(p2pweb=PROTOCOL, id="00" * 20, home=KEY.site, version="1")
     duties = Duties(
-        info=lambda: PeerInfo(p2pweb=PROTOCOL, id="00" * 20, home=KEY.site, version="1"),
+        info=lambda: info,
+        status=lambda: status_of(info, [], begun_s=0, now_s=0, knows_others=False),
         contacts=lambda: [("192.0.2.1", 8080)],
         takes=lambda site: site == KEY.site,
         live_site=live,
@@ -202,7 +205,7 @@ async def peer(files: dict[str, bytes]) -> AsyncIterator[Gateway]:
     )
     try:
         hosts = Hosts([], lambda: KEY.site)
-        yield Gateway(hosts, sites, reader, PeerService(store, duties, _run), lambda: NOW_S)
+        yield Gateway(hosts, sites, reader, PeerService(store, duties, _run, _run), lambda: NOW_S)
     finally:
         await sites.close()
         await reader.close()

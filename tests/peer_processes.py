@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from p2pweb.peer_state import read_peer_state
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "tools" / "site"
 # How long a process may take to be ready or to stop, on a machine that does other work.
@@ -88,6 +90,12 @@ class PeerProcess:
     @property
     def log(self) -> Path:
         return self.data.with_suffix(".log")
+
+    @property
+    def node_id(self) -> bytes:
+        state = read_peer_state(self.data / "peer.json")
+        assert state is not None
+        return bytes.fromhex(state.node_id)
 
     def read_line(self) -> str:
         assert self.process is not None and self.process.stdout is not None

@@ -179,6 +179,23 @@ async def test_a_missing_page_shows_the_sites_own_404_page(tmp_path: Path) -> No
         assert [fault for fault in seen.faults if not fault.startswith("log:")] == [f"{url}: 404"]
 
 
+async def test_no_page_reads_the_status_of_the_peer_that_serves_it(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "index.html").write_text(
+        """<!doctype html><title>curious</title><script>
+        fetch("/.well-known/p2pweb/status", {headers: {Connection: "p2pweb-status"}})
+            .then(answer => answer.text().then(() => fetch("/answered-" + answer.status)))
+            .then(answer => answer.text());
+        </script>"""
+    )
+    with network(tmp_path / "peers", 1) as peers:
+        await asyncio.to_thread(publish, site, peers[0], tmp_path / "key")
+        async with browser() as socket_url:
+            seen = await visit(socket_url, f"http://{peers[0].address}/")
+    assert f"{seen.origin}/answered-403" in seen.requests.values()
+
+
 def keep_screenshot(name: str, data: bytes) -> None:
     """In the folder that P2PWEB_SCREENSHOTS names, for a person to look at."""
     if folder := os.environ.get("P2PWEB_SCREENSHOTS"):

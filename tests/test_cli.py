@@ -127,6 +127,16 @@ def test_a_malformed_node_file_is_named_with_line_and_key(
     assert says in fault
 
 
+def test_a_range_limit_is_a_number_from_nought(tmp_path: Path) -> None:
+    for wrong in ("-1", "few"):
+        assert "'--range-limit'" in fault_of("up", "--range-limit", wrong)
+    peer = PeerProcess(free_ports(1)[0], tmp_path / "peer")
+    try:
+        assert peer.start("--range-limit", "0").get("/").status == 404
+    finally:
+        peer.kill_9()
+
+
 def test_a_port_in_use_and_a_data_directory_in_use_are_named(
     tmp_path: Path, peer: PeerProcess
 ) -> None:

@@ -36,10 +36,11 @@ DECODERS: list[Callable[[bytes], object]] = [
     wire.decode_bundle,
     lambda data: wire.decode_answers(data, 1),
     wire.decode_peer_info,
+    wire.decode_status,
     wire.decode_peers,
 ]
 EVERY_DECODER = pytest.mark.parametrize(
-    "decode", DECODERS, ids=["bundle", "answers", "info", "peers"]
+    "decode", DECODERS, ids=["bundle", "answers", "info", "status", "peers"]
 )
 
 blobs = st.builds(BlobId, st.integers(0, BLOB_BYTES_MAX), st.binary(min_size=32, max_size=32))

@@ -20,9 +20,11 @@ from peer_processes import (
 )
 
 from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BYTES, blob_of, segments_of
+from p2pweb.dht.contact import distance
 from p2pweb.exchange.client import PeerClient
-from p2pweb.keys import load_key_file
-from p2pweb.records import Encoding, FileRecord, sign
+from p2pweb.keys import SiteId, load_key_file
+from p2pweb.peer_state import read_peer_state
+from p2pweb.records import Encoding, FileRecord, dht_key, file_name, sign
 from p2pweb.store.store import Item
 
 
@@ -62,6 +64,42 @@ def test_a_restarted_peer_serves_from_its_own_disk_with_all_others_gone(
             peer.kill_9()
         peers[1].start()
         assert_serves(peers[1], files_of(site))
+
+
+def test_a_restarted_peer_needs_neither_its_own_bytes_nor_the_peers_that_it_joined_by(
+    tmp_path: Path, site: Path
+) -> None:
+    shutil.rmtree(site)
+    site.mkdir()
+    for number in range(40):
+        (site / f"{number}.txt").write_text(f"{number}\n")
+    with network(tmp_path / "peers", 5) as peers:
+        reader = peers[4]
+        # Killed as soon as it has joined: what it has learned by then must do.
+        reader.kill_9()
+        known = read_peer_state(reader.data / "peer.json")
+        assert known is not None and known.known()
+        reader.start()
+        summary = publish(site, peers[1], tmp_path / "key", "--copies", "1")
+        ids = [peer.node_id for peer in peers]
+        elsewhere = [
+            path
+            for path in files_of(site)
+            if _closest(ids, dht_key(file_name(SiteId(str(summary["site"])), path, 0)))
+            not in (ids[0], ids[4])
+        ]
+        assert len(elsewhere) > 3
+        peers[0].kill_9()
+        for path in elsewhere[:3]:
+            reader.kill_9()
+            # It is told to join by the peer that is gone, as it was the first time.
+            answer = reader.start().get(path)
+            assert (answer.status, answer.body) == (200, files_of(site)[path])
+        assert "Traceback" not in reader.log.read_text()
+
+
+def _closest(ids: list[bytes], key: bytes) -> bytes:
+    return min(ids, key=lambda one: distance(one, key))
 
 
 def test_a_peer_that_joins_last_serves_every_page_at_once(tmp_path: Path, site: Path) -> None:

@@ -19,7 +19,7 @@ from p2pweb.exchange.reader import BlobReader, Runner
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Manifest
 from p2pweb.records import SiteRecord, sign
-from p2pweb.sites import REFRESH_S, Sites
+from p2pweb.sites import REFRESH_S, UNKNOWN_S, Sites
 from p2pweb.store.store import Held, Item, Store, memory_store
 
 T = TypeVar("T")
@@ -64,6 +64,17 @@ class Slow(Nobody):
         if self.is_stuck:
             await asyncio.Event().wait()
         raise StopAsyncIteration
+
+
+class Counting(Nobody):
+    """An overlay that counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.lookups = 0
+
+    def find_value(self, key: bytes) -> Nobody:
+        self.lookups += 1
+        return super().find_value(key)
 
 
 @asynccontextmanager
@@ -125,3 +136,31 @@ async def test_known_site_is_served_while_strangers_sites_are_looked_for(
         known.refreshed_at -= 2 * REFRESH_S
         assert await seq_of(sites) == 1
         assert KEY.site not in sites._refreshes
+
+
+async def test_a_site_that_nobody_had_is_looked_for_again_soon() -> None:
+    store, overlay = memory_store(), Counting()
+    async with served(store, Disk().run, overlay, is_kept=False) as sites:
+        assert await sites.current(KEY.site) is None
+        assert await sites.current(KEY.site) is None
+        assert overlay.lookups == 1
+        known = sites._known[KEY.site]
+        assert known.refreshed_at is not None
+        known.refreshed_at -= 2 * UNKNOWN_S
+        assert await sites.current(KEY.site) is None
+        assert overlay.lookups == 2
+
+
+async def test_what_comes_of_the_asking_that_goes_on_is_newer() -> None:
+    store = memory_store()
+    async with served(store, Disk().run, Nobody()) as sites:
+        publish(store, 1)
+        first = await sites.current(KEY.site)
+        assert first is not None
+        assert await sites.newer_than(first) is None
+        publish(store, 2)
+        sites.notice(KEY.site)
+        second = await sites.fresh(KEY.site)
+        assert second is not None
+        assert await sites.newer_than(first) is second
+        assert await sites.newer_than(second) is None

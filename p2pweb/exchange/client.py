@@ -23,7 +23,7 @@ from p2pweb.blobs import (
 )
 from p2pweb.errors import NotAPeerError, RemoteError
 from p2pweb.exchange import wire
-from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo
+from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo, PeerStatus
 from p2pweb.keys import SiteId
 from p2pweb.records import (
     RECORD_BYTES_MAX,
@@ -50,13 +50,22 @@ PLACE_S = 300.0
 CONNECTIONS_MAX = 128
 CONNECTIONS_PER_PEER_MAX = 8
 SMALL_ANSWER_BYTES_MAX = 64 * 1024
+# So few bytes go along with their records, asked for or not: on most ways the question whether
+# they are lacking takes longer than they do.
+SENT_UNASKED_BYTES_MAX = 32 * 1024
 
 ConnectorFactory = Callable[[], aiohttp.BaseConnector]
 
 
-def tcp_connector() -> aiohttp.BaseConnector:
-    """Real sockets, within the limits above."""
-    return aiohttp.TCPConnector(limit=CONNECTIONS_MAX, limit_per_host=CONNECTIONS_PER_PEER_MAX)
+def tcp_connector(
+    socket_factory: aiohttp.SocketFactoryType | None = None,
+) -> aiohttp.BaseConnector:
+    """Connections within the limits above, over real sockets or those of a factory."""
+    return aiohttp.TCPConnector(
+        limit=CONNECTIONS_MAX,
+        limit_per_host=CONNECTIONS_PER_PEER_MAX,
+        socket_factory=socket_factory,
+    )
 
 
 class PeerClient:
@@ -76,6 +85,18 @@ class PeerClient:
     async def peer_info(self, address: Address) -> PeerInfo:
         """Who answers there."""
         answer = await self._ask(address, "GET", wire.PREFIX + "peer", wire.decode_peer_info)
+        return _present(answer, address)
+
+    async def status(self, address: Address) -> PeerStatus:
+        """How a peer on this machine is, and its contacts."""
+        answer = await self._ask(
+            address,
+            "GET",
+            wire.PREFIX + "status",
+            wire.decode_status,
+            headers={"Connection": wire.STATUS_OPTION},
+            limit_bytes=wire.STATUS_BYTES_MAX,
+        )
         return _present(answer, address)
 
     async def peers(self, address: Address) -> list[Address]:
@@ -179,19 +200,30 @@ class PeerClient:
         read: Callable[[Sequence[Part]], Awaitable[Sequence[SegmentData]]],
         *,
         place_copies: int | None = None,
+        unasked: bool = False,
     ) -> tuple[ItemAnswer, ...]:
         """Have a peer keep these whole: first the records, then just the bytes that it lacks.
 
-        `read` gives the bytes of segments, together no more than a bundle holds; where some are
-        not to be had, the answer still wants them. With `place_copies` the peer places what it then
-        holds.
+        With `unasked`, bytes that are few go along with the records. `read` gives the bytes of
+        segments, together no more than a bundle holds; where some are not to be had, the answer
+        still wants them. With `place_copies` the peer places what it then holds.
         """
-        answers = await self.send(address, items)
-        offered = {part for item in items for part in item.signed.record.parts(item.segment)}
+        sent: Sequence[SegmentData] = ()
+        few = _few_parts(items) if unasked else []
+        if few:
+            sent = await read(few)
+        # Where all went along, there is nothing left to ask, and the peer can place them at once.
+        at_once = place_copies if few and len(sent) == len(few) else None
+        answers = await self.send(address, items, sent, place_copies=at_once)
         try:
             wants = dict.fromkeys(part for answer in answers for part in answer.parts)
+            if not wants and place_copies == at_once:
+                return answers
+            offered = {part for item in items for part in item.signed.record.parts(item.segment)}
             if not offered.issuperset(wants):
                 raise InvalidMessageError("it wants bytes that the records do not name")
+            if wants.keys() & {(data.blob, data.segment) for data in sent}:
+                raise InvalidMessageError("it wants bytes that it was just sent")
         except InvalidMessageError as error:
             where = format_address(address)
             raise RemoteError(f"{where} sent what it should not: {error}") from None
@@ -199,7 +231,7 @@ class PeerClient:
         for batch in batches:
             await self.send(address, [], await read(batch))
         segments = await read(last) if last else []
-        if not segments and place_copies is None:
+        if not segments and place_copies == at_once:
             return answers
         return await self.send(address, items, segments, place_copies=place_copies)
 
@@ -243,9 +275,29 @@ class PeerClient:
             raise RemoteError(f"{where} does not answer in time") from None
         except aiohttp.ClientConnectorError as error:
             raise NotAPeerError(f"{where} cannot be reached: {error.strerror or error}") from None
+        except UnicodeError:
+            # What the resolver says to an empty label, or to one of more than 63 characters.
+            raise NotAPeerError(f"{where} cannot be reached: no machine has such a name") from None
+        except aiohttp.ClientResponseError:
+            raise NotAPeerError(f"{where} does not speak HTTP: it is no p2pweb peer") from None
         except (aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise RemoteError(f"{where} broke off: {reason}") from None
+
+
+def _few_parts(items: Iterable[Item]) -> list[Part]:
+    """The segments that items stand for where those are few bytes; else none."""
+    parts: dict[Part, None] = {}
+    size_bytes = 0
+    for item in items:
+        if item.with_bytes:
+            for part in item.signed.record.parts(item.segment):
+                blob, segment = part
+                size_bytes += 0 if part in parts else blob.segment_size(segment)
+                parts[part] = None
+            if size_bytes > SENT_UNASKED_BYTES_MAX:
+                return []
+    return list(parts)
 
 
 def _batches(parts: Iterable[Part]) -> list[list[Part]]:

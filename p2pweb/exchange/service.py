@@ -19,7 +19,8 @@ from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange import wire
 from p2pweb.exchange.block_cache import BlockCache
 from p2pweb.exchange.reader import Runner
-from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo
+from p2pweb.exchange.status import may_see
+from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo, PeerStatus
 from p2pweb.http.answers import method_not_allowed
 from p2pweb.http.content import respond
 from p2pweb.http.messages import Refusal, Request, Response
@@ -27,6 +28,7 @@ from p2pweb.http.plan import Planner, Representation, Resource
 from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteId, is_site_id
 from p2pweb.records import InvalidRecordError, Signed, open_record
+from p2pweb.store.books import Part
 from p2pweb.store.store import Item, Outcome, Refused, Store
 
 log = logging.getLogger("p2pweb.exchange")
@@ -36,9 +38,15 @@ log = logging.getLogger("p2pweb.exchange")
 BODIES_BYTES_MAX = 16 * wire.BUNDLE_BYTES_MAX
 # A whole bundle at 32 KiB/s, the slowest link that peers wait for, and some.
 BODY_S = 240.0
-# Of these, one in its commit and one having its signatures proved: the other threads are for
-# readers.
+# Of these, one in its commit and one having its signatures proved, so that those do not take all
+# the threads from readers.
 COMMITS_MAX = 2
+# Signatures proved on the loop's thread, at some 100 µs each: a change of thread and back takes
+# longer than one of them. Decoding a bundle of so many bytes takes next to nothing.
+QUICK_ITEMS_MAX = 4
+QUICK_BUNDLE_BYTES_MAX = 64 * 1024
+# What is sent on at once is not read from the disk first; with longer ones it would be no gain.
+AT_HAND_BYTES_MAX = 64 * 1024
 RETRY_AFTER_S = 1
 # Blocks on their way to other peers: what a slow one could not take at once is sent from here,
 # or read from the disk again.
@@ -46,6 +54,7 @@ PASSING_BYTES = 8 * 1024 * 1024
 
 _BYTES = "application/octet-stream"
 _IMMUTABLE = "max-age=31536000, immutable"
+_STATUS_REFUSED = "this peer tells its status to `p2pweb status` on its own machine alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,7 @@ class Duties:
     """What the service asks of the layers above it."""
 
     info: Callable[[], PeerInfo]
+    status: Callable[[], PeerStatus]
     contacts: Callable[[], list[Address]]
     takes: Callable[[SiteId], bool]
     """Whether this peer keeps the records of a site. May make it the home site of a new peer."""
@@ -72,17 +82,20 @@ class Duties:
     """The live version, and whether to ask around first."""
     kept: Callable[[Sequence[Item]], None]
     """Called when these are durable here."""
-    place: Callable[[Sequence[Item], int], Awaitable[list[Placed]]]
-    """Put copies, so many, of items that are durable here on the closest peers."""
+    place: Callable[[Sequence[Item], int, Sequence[SegmentData]], Awaitable[list[Placed]]]
+    """Put copies, so many, of items that are durable here on the closest peers; the proved
+    segments, as far as they came just now, need not be read again."""
 
 
 class PeerService:
     """The handler of one path prefix."""
 
-    def __init__(self, store: Store, duties: Duties, run: Runner) -> None:
+    def __init__(self, store: Store, duties: Duties, run: Runner, write: Runner) -> None:
+        """`write` runs commits, so that they wait for one another and for nothing else."""
         self._store = store
         self._duties = duties
         self._run = run
+        self._write = write
         self._held_bytes = 0
         self._passing = BlockCache(PASSING_BYTES)
         self._commits = asyncio.Semaphore(COMMITS_MAX)
@@ -100,6 +113,10 @@ class PeerService:
             return method_not_allowed(("GET", "HEAD"))
         if kind == "peer" and not rest:
             return _json(wire.encode_json(self._duties.info()))
+        if kind == "status" and not rest:
+            if not may_see(request, body.sender):
+                return _plain(403, _STATUS_REFUSED)
+            return _json(wire.encode_json(self._duties.status()))
         if kind == "peers" and not rest:
             return _json(wire.encode_json(self._duties.contacts()))
         if kind == "site" and is_site_id(rest):
@@ -154,8 +171,9 @@ class PeerService:
             if not await self._read_body(body, pieces):
                 return _plain(503, "this peer is busy", ("Retry-After", str(RETRY_AFTER_S)))
             async with self._commits:
-                bundle, items = await self._run(lambda: _open_bundle(b"".join(pieces)))
-                outcomes = await self._keep(items, bundle.segments())
+                bundle, items = await self._open(b"".join(pieces))
+                segments = bundle.segments()
+                outcomes = await self._keep(items, segments)
         except (InvalidMessageError, InvalidBlockError) as error:
             return _plain(400, str(error))
         except OSError as error:
@@ -163,6 +181,7 @@ class PeerService:
             return _plain(507, f"this peer's disk refused the write: {error.strerror}")
         finally:
             self._held_bytes -= sum(map(len, pieces))
+            pieces.clear()
         answers = [ItemAnswer.of(outcome) for outcome in outcomes]
         whole = [
             item
@@ -171,7 +190,9 @@ class PeerService:
         ]
         self._duties.kept(whole)
         if place:
-            placed = iter(await self._duties.place(whole, bundle.copies))
+            copies, at_hand = bundle.copies, _at_hand(segments)
+            del bundle, segments  # Counted as memory no longer, and placing may take minutes.
+            placed = iter(await self._duties.place(whole, copies, at_hand))
             answers = [
                 _with_copies(answer, next(placed)) if answer.is_whole else answer
                 for answer in answers
@@ -199,13 +220,32 @@ class PeerService:
             raise Refusal(408, f"a bundle may take {BODY_S:.0f} s") from None
         return True
 
+    async def _open(self, data: bytes) -> tuple[wire.Bundle, list[Item | Refused]]:
+        """What a bundle holds, its records verified: beside the loop unless that is quick."""
+        if len(data) <= QUICK_BUNDLE_BYTES_MAX:
+            bundle = wire.decode_bundle(data)
+            if len(bundle.items) <= QUICK_ITEMS_MAX:
+                return bundle, _open_items(bundle)
+        return await self._run(lambda: _open_bundle(data))
+
     async def _keep(
         self, items: Sequence[Item | Refused], segments: Sequence[SegmentData]
     ) -> list[Outcome]:
         """Commit what may be kept; an outcome for each item."""
         refusals = [self._refusal(item) for item in items]
-        taken = [item for item in items if isinstance(item, Item) and self._refusal(item) is None]
-        committed = iter(await self._run(lambda: self._store.commit(taken, segments)))
+        taken: list[Item] = []
+        refused: set[Part] = set()
+        for item, refusal in zip(items, refusals, strict=True):
+            if isinstance(item, Item):
+                if refusal is None:
+                    taken.append(item)
+                else:
+                    refused.update(item.signed.record.parts(item.segment))
+        if refused:
+            # Sent along with their records, which are told why they are not kept.
+            refused.difference_update(*(one.signed.record.parts(one.segment) for one in taken))
+            segments = [data for data in segments if (data.blob, data.segment) not in refused]
+        committed = iter(await self._write(lambda: self._store.commit(taken, segments)))
         return [refusal or next(committed) for refusal in refusals]
 
     def _refusal(self, item: Item | Refused) -> Refused | None:
@@ -257,13 +297,23 @@ def _with_copies(answer: ItemAnswer, placed: Placed) -> ItemAnswer:
 
 def _open_bundle(data: bytes) -> tuple[wire.Bundle, list[Item | Refused]]:
     bundle = wire.decode_bundle(data)
+    return bundle, _open_items(bundle)
+
+
+def _open_items(bundle: wire.Bundle) -> list[Item | Refused]:
     items: list[Item | Refused] = []
     for item in bundle.items:
         try:
             items.append(Item(open_record(item.value), item.segment, item.with_bytes))
         except InvalidRecordError as error:
             items.append(Refused(str(error)))
-    return bundle, items
+    return items
+
+
+def _at_hand(segments: Sequence[SegmentData]) -> Sequence[SegmentData]:
+    """Segments to keep in memory until their copies are placed: none where they are many bytes."""
+    size_bytes = sum(len(data.data) + len(data.hashes) for data in segments)
+    return segments if size_bytes <= AT_HAND_BYTES_MAX else ()
 
 
 def _fields(media_type: str, cache_control: str) -> tuple[tuple[str, str], ...]:

@@ -5,13 +5,16 @@ them all. Decoding proves shapes and bounds; signatures and hashes are proved by
 them (`records.open_record`, `store.Store.commit`).
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from p2pweb.address import format_address, parse_address
 from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, SegmentData
+from p2pweb.errors import UsageError
 from p2pweb.keys import SiteId, is_site_id
 from p2pweb.records import COPIES_MAX, RECORD_BYTES_MAX, InvalidRecordError, Signed, open_record
 from p2pweb.store.books import Part
@@ -33,12 +36,25 @@ BUNDLE_DATA_BYTES = SEGMENT_BYTES
 BUNDLE_BYTES_MAX = 6 * 1024 * 1024
 ANSWER_BYTES_MAX = 1024 * 1024
 
+# Whoever asks for a status names this as an option of the Connection field; see `status`.
+STATUS_OPTION = "p2pweb-status"
+# As many contacts as a peer keeps of a small network, so that such a one is told whole.
+STATUS_CONTACTS_MAX = 1_024
+# These, at up to 200 bytes, and what is said of the peer itself.
+STATUS_BYTES_MAX = 256 * 1024
 
 Copies = Annotated[int, msgspec.Meta(ge=0, le=COPIES_MAX)]
 """How many peers keep something; 0 where that is not said."""
 
 Host = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+# Thirty years: nothing runs so long, and a date so far back still is one.
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+# What is shown on terminals holds no control characters.
+IdHex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{40}\Z")]
+Word = Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,64}\Z")]
 
 
 class InvalidMessageError(Exception):
@@ -56,6 +72,57 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def home_site(self) -> SiteId | None:
         return SiteId(self.home) if self.home and is_site_id(self.home) else None
+
+
+class ContactStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A contact as its peer sees it. `address` is an IP literal and a port, `host:port`.
+
+    `rtt_s` is the smoothed round trip, None before the first one; `strikes` are the questions left
+    unanswered since the last answer.
+    """
+
+    address: str
+    id: IdHex
+    rtt_s: Seconds | None
+    answered_ago_s: Seconds
+    strikes: Count
+
+    def __post_init__(self) -> None:
+        try:
+            address = parse_address(self.address)
+            ipaddress.ip_address(address[0])
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        if format_address(address) != self.address:
+            raise ValueError("an address is not spelled as it should be")
+
+
+class PeerStatus(PeerInfo, frozen=True, kw_only=True):
+    """What a peer says of itself and of its contacts to people on its own machine.
+
+    The counts are of all contacts, `contacts` has those listed, by address. `knows_others` is
+    whether it was told to join other peers, or knew some once: else being alone is as it should be.
+    What later versions say on top is passed over here.
+    """
+
+    id: IdHex
+    version: Word
+    up_s: Seconds
+    knows_others: bool
+    contact_count: Count
+    silent_count: Count
+    contacts: Annotated[tuple[ContactStatus, ...], msgspec.Meta(max_length=STATUS_CONTACTS_MAX)]
+
+    def __post_init__(self) -> None:
+        if self.contact_count < max(self.silent_count, len(self.contacts)):
+            raise ValueError("it counts fewer contacts than it lists")
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether no contact answers, and some should."""
+        return self.silent_count == self.contact_count and (
+            self.knows_others or self.contact_count > 0
+        )
 
 
 class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -148,6 +215,7 @@ class ItemAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 _bundle_decoder = msgspec.msgpack.Decoder(Bundle)
 _answers_decoder = msgspec.msgpack.Decoder(tuple[ItemAnswer, ...])
 _peer_decoder = msgspec.json.Decoder(PeerInfo)
+_status_decoder = msgspec.json.Decoder(PeerStatus)
 _peers_decoder = msgspec.json.Decoder(list[tuple[Host, Port]])
 _encoder = msgspec.msgpack.Encoder()
 
@@ -187,9 +255,15 @@ def decode_answers(data: bytes, count: int) -> tuple[ItemAnswer, ...]:
 def decode_peer_info(data: bytes) -> PeerInfo:
     """InvalidMessageError where this is no peer's word."""
     info = _decode(_peer_decoder, data)
-    if info.p2pweb != PROTOCOL:
-        raise InvalidMessageError(f"it speaks protocol {info.p2pweb}, this is {PROTOCOL}")
+    _check_protocol(info)
     return info
+
+
+def decode_status(data: bytes) -> PeerStatus:
+    """InvalidMessageError where this is no peer's status."""
+    status = _decode(_status_decoder, data)
+    _check_protocol(status)
+    return status
 
 
 def decode_peers(data: bytes) -> list[tuple[str, int]]:
@@ -222,6 +296,11 @@ def parse_blob_name(text: str) -> tuple[BlobId, int] | None:
     segment = int(match[3] or 0)
     fits = blob.size_bytes <= BLOB_BYTES_MAX and segment < blob.segment_count
     return (blob, segment) if fits else None
+
+
+def _check_protocol(info: PeerInfo) -> None:
+    if info.p2pweb != PROTOCOL:
+        raise InvalidMessageError(f"it speaks protocol {info.p2pweb}, this is {PROTOCOL}")
 
 
 def _blob(size_bytes: int, root: bytes, segment: int) -> BlobId:

@@ -20,11 +20,10 @@ from typing import Protocol
 from p2pweb.errors import P2PWebError
 from p2pweb.http import answers
 from p2pweb.http.messages import Body, Content, Refusal, Request, Response
-from p2pweb.http.outlet import Outlet, VisitorLeft
+from p2pweb.http.outlet import Outlet, VisitorLeft, Writer
 from p2pweb.http.parser import BodyData, EndOfMessage, RequestParser
 from p2pweb.http.response_head import CONTINUE, Framing, content_length, encode_head, has_body
 from p2pweb.http.service import Handler, RequestBody, ServerLimits
-from p2pweb.http.socket_writer import SocketWriter
 
 _log = logging.getLogger("p2pweb.http")
 
@@ -38,6 +37,7 @@ class Channel(Protocol):
     parser: RequestParser
     limits: ServerLimits
     outlet: Outlet
+    address: str
 
     def now_s(self) -> float:
         """The loop's time."""
@@ -92,7 +92,8 @@ class Exchange:
 
         When that is done, `complete` says whether the whole answer was written.
         """
-        body = RequestBody(self._request.content_length, self._next_body_data)
+        length, sender = self._request.content_length, self._channel.address
+        body = RequestBody(length, self._next_body_data, sender)
         try:
             outcome = handler(self._request, body)
         except Refusal as refusal:
@@ -294,7 +295,7 @@ class Exchange:
                 else:
                     await self._send_span(writer, content, piece.start, piece.stop)
 
-    async def _send_all(self, writer: SocketWriter, data: bytes, *, more: bool) -> None:
+    async def _send_all(self, writer: Writer, data: bytes, *, more: bool) -> None:
         """Send a few bytes that belong to no file."""
         rest = memoryview(data)
         while rest:
@@ -303,9 +304,7 @@ class Exchange:
             if not taken_bytes:
                 await self._channel.outlet.taken(writer)
 
-    async def _send_span(
-        self, writer: SocketWriter, content: Content, start: int, stop: int
-    ) -> None:
+    async def _send_span(self, writer: Writer, content: Content, start: int, stop: int) -> None:
         descriptor = content.fileno()
         turn_bytes = 0
         while start < stop:

@@ -2,18 +2,21 @@
 
 Owns the order of what is written, and the waits for the visitor to take it. Whatever is short may
 wait in the transport, up to a bound; what is long goes past it (`direct`), and only when nothing is
-left in it.
+left in it. A transport without a socket takes everything, and no more at one time than that bound.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from types import TracebackType
+from typing import Protocol, Self
 
 from p2pweb.http.deadline import Deadline
 from p2pweb.http.patience import ReaderWatch
 from p2pweb.http.service import ServerLimits
-from p2pweb.http.socket_writer import SocketWriter, discard_untaken, untaken_bytes
+from p2pweb.http.socket_writer import HasFileno, SocketWriter, discard_untaken, untaken_bytes
+from p2pweb.http.transport_writer import TransportWriter
 
 
 class VisitorLeft(Exception):  # noqa: N818 - nobody's error
@@ -21,6 +24,28 @@ class VisitorLeft(Exception):  # noqa: N818 - nobody's error
 
     Not a ConnectionError: a handler's own connections raise that.
     """
+
+
+class Writer(Protocol):
+    """Takes the parts of a long answer, one after the other; a context manager."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def fileno(self) -> int | None:
+        """The descriptor that can be watched for room; None where the transport tells of it."""
+
+    def send(self, data: bytes | memoryview, *, more: bool) -> int:
+        """How many bytes were taken; 0 where there is no room. OSError where the reader is gone."""
+
+    def send_file(self, descriptor: int, start: int, stop: int) -> int | None:
+        """The same for bytes of a file; None where there is no room, 0 where the file has ended."""
 
 
 class Outlet:
@@ -35,7 +60,8 @@ class Outlet:
     ) -> None:
         self._loop = loop
         self._transport = transport
-        self._descriptor: int = transport.get_extra_info("socket").fileno()
+        opened: HasFileno | None = transport.get_extra_info("socket")
+        self._descriptor = None if opened is None else opened.fileno()
         self._limits = limits
         self._deadline = deadline
         self._watch = ReaderWatch(limits)
@@ -80,10 +106,14 @@ class Outlet:
     def send(self, data: bytes) -> None:
         """Write what the kernel takes, and leave the rest to the transport: uvloop's own would
         write after all the connections that have something to read have been looked at."""
-        transport = self._transport
-        if not transport.get_write_buffer_size() and not transport.is_closing():
+        transport, descriptor = self._transport, self._descriptor
+        if (
+            descriptor is not None
+            and not transport.get_write_buffer_size()
+            and not transport.is_closing()
+        ):
             try:
-                taken_bytes = os.write(self._descriptor, data)
+                taken_bytes = os.write(descriptor, data)
             except OSError:
                 taken_bytes = 0  # No room; or the visitor is gone, which the transport finds too.
             if taken_bytes == len(data):
@@ -104,21 +134,32 @@ class Outlet:
             if not self._is_lost:
                 self._transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes_max)
 
-    def direct(self) -> SocketWriter:
-        """The socket itself, while nothing is left in the transport; raises `VisitorLeft`."""
+    def direct(self) -> Writer:
+        """The socket itself, while nothing is left in the transport; raises `VisitorLeft`.
+
+        The transport where it has no socket.
+        """
         if self._is_lost:
             raise VisitorLeft
         self._deadline.stop()
-        return SocketWriter(self._transport.get_extra_info("socket"))
+        opened: HasFileno | None = self._transport.get_extra_info("socket")
+        if opened is None:
+            return TransportWriter(self._transport, lambda: self.is_full)
+        return SocketWriter(opened)
 
-    async def taken(self, writer: SocketWriter) -> None:
-        """Wait until there is room for more in the socket; raises `VisitorLeft`."""
+    async def taken(self, writer: Writer) -> None:
+        """Wait until there is room for more behind a writer; raises `VisitorLeft`."""
+        descriptor = writer.fileno()
+        if descriptor is None:
+            while self.is_full:
+                await self._wait()
+            return
         # uvloop lets nobody watch a transport's own descriptor, so the writer has one of its own.
-        self._loop.add_writer(writer.fileno(), self._wake)
+        self._loop.add_writer(descriptor, self._wake)
         try:
             await self._wait()
         finally:
-            self._loop.remove_writer(writer.fileno())
+            self._loop.remove_writer(descriptor)
 
     def reset(self) -> None:
         """Abort, and have the kernel forget what it holds: for a reader who takes nothing it would

@@ -20,11 +20,16 @@ class RequestBody:
 
     Iterate over it for bytes as they come, or `read` it whole. Either raises `Refusal`: 400 where
     it is malformed or breaks off, 408 where it comes too slowly. It has one reader at a time.
+    `sender` is the IP address at the other end of the connection, "" where that is not known.
     """
 
     def __init__(
-        self, content_length: int | None, next_data: Callable[[], Awaitable[bytes]]
+        self,
+        content_length: int | None,
+        next_data: Callable[[], Awaitable[bytes]],
+        sender: str = "",
     ) -> None:
+        self.sender = sender
         self._content_length = content_length
         self._next_data = next_data
 

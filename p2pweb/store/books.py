@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS records (
     lived INTEGER NOT NULL, value BLOB NOT NULL, UNIQUE (key, value)
 );
 CREATE INDEX IF NOT EXISTS records_by_site ON records (site, is_site, seq);
+CREATE INDEX IF NOT EXISTS site_records ON records (lived, seq) WHERE is_site = 1;
 CREATE TABLE IF NOT EXISTS warrants (
     root BLOB NOT NULL, size INTEGER NOT NULL, segment INTEGER NOT NULL, record INTEGER NOT NULL,
     PRIMARY KEY (root, size, segment, record)

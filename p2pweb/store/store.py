@@ -183,7 +183,8 @@ class Store:
         live = self._live.get(record.site)
         if live is not None and not live.allows(item.signed):
             return Stale(live.signed.value)
-        for row in self._writer.rows(key):
+        rows = self._writer.rows(key)
+        for row in rows:
             if row.value == item.signed.value:
                 if row.with_bytes >= item.with_bytes:
                     return Held(())
@@ -191,7 +192,7 @@ class Store:
         # Of the records newer than the live version, only one of a higher seq crowds another out:
         # what was answered Held must not go because somebody sends an old attempt again.
         live_seq = live.signed.record.seq if live else 0
-        newer = [row for row in self._writer.rows(key) if row.seq > live_seq]
+        newer = [row for row in rows if row.seq > live_seq and row.value != item.signed.value]
         if record.seq > live_seq and len(newer) >= UNPUBLISHED_KEPT:
             if record.seq <= newer[-1].seq:
                 return Stale(newer[0].value)

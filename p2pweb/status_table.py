@@ -1,0 +1,109 @@
+"""A peer's status, as a person reads it or a program: lines and a table, or JSON.
+
+In: the status, where it was asked, and the date; out: what is to be printed. Whatever a peer says
+is put into plain text, so nothing of it is taken for markup.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from p2pweb.address import Address, format_address
+from p2pweb.exchange.wire import ContactStatus, PeerStatus
+
+_SILENT_STYLE = "bold yellow"
+# Two units say enough: 3 d 4 h, 2 h 5 min.
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_UNITS_SHOWN = 2
+
+
+def status_json(status: PeerStatus, asked: Address, now: datetime) -> dict[str, object]:
+    """Names that stay. Times are seconds, `running_since` is RFC 3339 in UTC."""
+    return {
+        "peer": format_address(asked),
+        "id": status.id,
+        "version": status.version,
+        "home_site": status.home_site,
+        "running_since": _since(status, now).astimezone(UTC).isoformat(timespec="seconds"),
+        "up_s": status.up_s,
+        "knows_others": status.knows_others,
+        "contact_count": status.contact_count,
+        "silent_count": status.silent_count,
+        "contacts": msgspec.to_builtins(status.contacts),
+        "contacts_left_out": _left_out(status),
+    }
+
+
+def status_text(status: PeerStatus, asked: Address, now: datetime) -> RenderableType:
+    """Some lines on the peer, then its contacts. The date is shown in the time zone of `now`."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("peer", f"{format_address(asked)}, p2pweb {status.version}"),
+        ("node id", status.id),
+        ("home site", status.home_site or "none yet: the first site published here"),
+        ("running", f"for {span(status.up_s)}, since {_since(status, now):%Y-%m-%d %H:%M}"),
+        ("contacts", _counted(status)),
+    ):
+        facts.add_row(Text(name), Text(value, overflow="fold"))
+    if not status.contacts:
+        return facts
+    parts: list[RenderableType] = [facts, Text(), _table(status)]
+    if left_out := _left_out(status):
+        parts.append(Text(f"and {left_out} more"))
+    return Group(*parts)
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest units; below a minute in whole seconds."""
+    rest = int(seconds)
+    words: list[str] = []
+    for size, unit in _UNITS:
+        count, rest = divmod(rest, size)
+        if count or words:
+            words.append(f"{count} {unit}")
+    return " ".join(words[:_UNITS_SHOWN]) or "0 s"
+
+
+def _table(status: PeerStatus) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("contact", overflow="fold")
+    for name in ("round trip", "last answer", "strikes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for contact in status.contacts:
+        cells = (
+            contact.address,
+            _round_trip(contact),
+            f"{span(contact.answered_ago_s)} ago",
+            str(contact.strikes),
+            "silent" if contact.strikes else "",
+        )
+        style = _SILENT_STYLE if contact.strikes else ""
+        table.add_row(*(Text(cell, style) for cell in cells))
+    return table
+
+
+def _round_trip(contact: ContactStatus) -> str:
+    if contact.rtt_s is None:
+        return "not known"
+    return f"{contact.rtt_s * 1_000:.1f} ms" if contact.rtt_s < 1 else f"{contact.rtt_s:.1f} s"
+
+
+def _counted(status: PeerStatus) -> str:
+    if not status.contact_count:
+        return "none: the peers it knows of do not answer" if status.knows_others else "none yet"
+    silent = status.silent_count
+    if silent == status.contact_count:
+        return f"{silent}, all of them silent"
+    return f"{status.contact_count}, {silent or 'none'} of them silent"
+
+
+def _left_out(status: PeerStatus) -> int:
+    return status.contact_count - len(status.contacts)
+
+
+def _since(status: PeerStatus, now: datetime) -> datetime:
+    return now - timedelta(seconds=status.up_s)

@@ -1,0 +1,431 @@
+"""Copies on other peers: what is counted, what goes along unasked, what follows the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar, cast
+
+import pytest
+
+from p2pweb import replication as replication_module
+from p2pweb.address import Address
+from p2pweb.blobs import SegmentData, segments_of
+from p2pweb.dht.contact import Contact, NodeId, distance
+from p2pweb.dht.overlay import Overlay
+from p2pweb.errors import RemoteError
+from p2pweb.exchange.client import SENT_UNASKED_BYTES_MAX, PeerClient
+from p2pweb.exchange.service import Duties, PeerService, Placed
+from p2pweb.exchange.wire import (
+    BUNDLE_ITEMS_MAX,
+    BUNDLE_MEDIA_TYPE,
+    ItemAnswer,
+    PeerInfo,
+    PeerStatus,
+    decode_answers,
+    encode_bundle,
+)
+from p2pweb.http.messages import Request
+from p2pweb.http.service import RequestBody
+from p2pweb.keys import SiteKey
+from p2pweb.records import Encoding, FileRecord, record_key, sign
+from p2pweb.replication import Replication
+from p2pweb.store.books import Part
+from p2pweb.store.store import Held, Item, Outcome, Refused, Store, memory_store
+
+T = TypeVar("T")
+
+KEY = SiteKey(b"k" * 32)
+OTHER_KEY = SiteKey(b"o" * 32)
+OWN_ID = bytes(20)
+CONTACTS = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in range(1, 11)]
+COPIES = 3
+
+
+def small_file(data: bytes, path: str = "/a.txt", key: SiteKey = KEY) -> tuple[Item, SegmentData]:
+    """A record with its bytes, up to one segment."""
+    (segment,) = segments_of(data)
+    record = FileRecord(
+        public_key=key.public_key,
+        path=path,
+        seq=1,
+        media_type="text/plain",
+        encodings=(Encoding("identity", segment.blob.size_bytes, segment.blob.root),),
+    )
+    return Item(sign(record, key)), segment
+
+
+async def run(call: Callable[[], T]) -> T:
+    return call()
+
+
+class Bundles(PeerClient):
+    """Peers that keep what they are sent, with a store each, and note the bundles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[tuple[Address, tuple[Item, ...], tuple[SegmentData, ...], int | None]] = []
+        self.stores: dict[Address, Store] = {}
+        self.go = asyncio.Event()
+        self.go.set()
+        self.arrived = asyncio.Event()
+        self.broken: set[Address] = set()
+        self.lies: tuple[tuple[int, bytes, int], ...] = ()
+
+    async def peer_info(self, address: Address) -> PeerInfo:
+        return PeerInfo(p2pweb=1, id="", home=None, version="")
+
+    async def send(
+        self,
+        address: Address,
+        items: Sequence[Item],
+        segments: Sequence[SegmentData] = (),
+        *,
+        place_copies: int | None = None,
+    ) -> tuple[ItemAnswer, ...]:
+        self.sent.append((address, tuple(items), tuple(segments), place_copies))
+        self.arrived.set()
+        if items and not any(item.with_bytes for item in items):
+            await self.go.wait()
+            if address in self.broken:
+                raise RemoteError("broken")
+        if self.lies:
+            return tuple(ItemAnswer("held", wants=self.lies) for _ in items)
+        store = self.stores.setdefault(address, memory_store())
+        return tuple(map(ItemAnswer.of, store.commit(items, segments)))
+
+    def records_alone(self) -> list[tuple[Address, int]]:
+        """To whom how many records went that nobody counts."""
+        return [
+            (address, len(items))
+            for address, items, _, _ in self.sent
+            if items and not any(item.with_bytes for item in items)
+        ]
+
+    async def end(self) -> None:
+        for store in self.stores.values():
+            store.close()
+        await self.close()
+
+
+class Known:
+    """An overlay of a few contacts."""
+
+    def contacts(self) -> list[Contact]:
+        return CONTACTS
+
+    def closest(self, key: bytes, count: int) -> list[Contact]:
+        return sorted(CONTACTS, key=lambda one: distance(one.id, key))[:count]
+
+
+@asynccontextmanager
+async def replicating() -> AsyncIterator[tuple[Replication, Bundles]]:
+    client, store = Bundles(), memory_store()
+    replication = Replication(OWN_ID, store, client, cast(Overlay, Known()), run)
+    try:
+        yield replication, client
+    finally:
+        await replication.close()
+        await client.end()
+        store.close()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replication_module, "SPREAD_AFTER_S", 0)
+
+
+async def turn(times: int = 20) -> None:
+    """Let everything go on that waits for nothing."""
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+# Replication
+
+
+async def test_few_bytes_travel_with_their_record_in_one_request_to_each_peer() -> None:
+    async with replicating() as (replication, client):
+        item, segment = small_file(b"few bytes")
+        assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
+        closest = sorted([OWN_ID, *(one.id for one in CONTACTS)], key=_from(item))[:COPIES]
+        wanted = {one.address for one in CONTACTS if one.id in closest}
+        assert {address for address, *_ in client.sent} == wanted
+        assert len(client.sent) == len(wanted)
+        assert all(segments == (segment,) for _, _, segments, _ in client.sent)
+
+
+def _from(item: Item) -> Callable[[bytes], int]:
+    key = record_key(item.signed.record)
+    return lambda one: distance(one, key)
+
+
+async def test_a_publish_answers_while_uncounted_records_are_stuck(at_once: None) -> None:
+    async with replicating() as (replication, client):
+        client.go.clear()
+        item, segment = small_file(b"few bytes")
+        assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
+        await turn()
+        stuck = client.records_alone()
+        assert 0 < len(stuck) <= replication_module.SPREADS_MAX
+        client.go.set()
+        await turn()
+        told = {address for address, *_ in client.sent}
+        assert told == {one.address for one in CONTACTS}
+
+
+async def test_a_peer_that_closes_spreads_no_more(at_once: None) -> None:
+    async with replicating() as (replication, client):
+        client.go.clear()
+        item, segment = small_file(b"few bytes")
+        await replication.place([item], COPIES, [segment])
+        await turn()
+        before = len(client.sent)
+        await replication.close()
+        assert len(asyncio.all_tasks()) == 1
+        client.go.set()
+        # What is placed in the last moment is counted as ever, and not spread.
+        other, segment = small_file(b"other bytes", "/b.txt")
+        assert await replication.place([other], COPIES, [segment]) == [Placed(COPIES, COPIES)]
+        assert len(asyncio.all_tasks()) == 1
+        assert all(item.with_bytes for _, items, _, _ in client.sent[before:] for item in items)
+
+
+async def test_a_peer_that_fails_costs_the_others_nothing(at_once: None) -> None:
+    async with replicating() as (replication, client):
+        client.broken = {one.address for one in CONTACTS[:5]}
+        for number in range(3):
+            item, segment = small_file(b"few bytes", f"/{number}.txt")
+            assert await replication.place([item], 1, [segment]) == [Placed(1, 1)]
+        await turn(50)
+        whole = {one.address for one in CONTACTS[5:]}
+        for address, store in client.stores.items():
+            if address in whole:
+                for number in range(3):
+                    item, _ = small_file(b"few bytes", f"/{number}.txt")
+                    assert store.find(record_key(item.signed.record)) is not None
+
+
+async def test_records_of_several_publishes_travel_together(
+    monkeypatch: pytest.MonkeyPatch, at_once: None
+) -> None:
+    monkeypatch.setattr(replication_module, "SPREADS_MAX", 1)
+    async with replicating() as (replication, client):
+        client.go.clear()
+        for number in range(BUNDLE_ITEMS_MAX + 10):
+            item, segment = small_file(b"few bytes", f"/{number}.txt")
+            await replication.place([item], 1, [segment])
+        client.go.set()
+        await turn(500)
+        sizes = [count for _, count in client.records_alone()]
+        # One request was stuck meanwhile; each other peer got all of them in a bundle or two.
+        assert len(sizes) <= 3 * len(CONTACTS)
+        assert max(sizes) <= BUNDLE_ITEMS_MAX
+        assert sum(sizes) >= (BUNDLE_ITEMS_MAX + 10) * (len(CONTACTS) - 1)
+
+
+async def test_a_publish_waits_where_too_many_records_wait(
+    monkeypatch: pytest.MonkeyPatch, at_once: None
+) -> None:
+    monkeypatch.setattr(replication_module, "SPREAD_RECORDS_MAX", 2)
+    async with replicating() as (replication, client):
+        client.go.clear()
+        item, segment = small_file(b"few bytes")
+        await replication.place([item], COPIES, [segment])
+        other, segment = small_file(b"few bytes", "/b.txt")
+        second = asyncio.ensure_future(replication.place([other], COPIES, [segment]))
+        third = asyncio.ensure_future(replication.place([other], COPIES, [segment]))
+        await turn()
+        assert not second.done() and not third.done()
+        client.go.set()
+        assert await second == await third == [Placed(COPIES, COPIES)]
+
+
+async def test_closing_lets_a_publish_that_waits_for_room_answer(
+    monkeypatch: pytest.MonkeyPatch, at_once: None
+) -> None:
+    monkeypatch.setattr(replication_module, "SPREAD_RECORDS_MAX", 1)
+    async with replicating() as (replication, client):
+        client.go.clear()
+        item, segment = small_file(b"few bytes")
+        await replication.place([item], COPIES, [segment])
+        waiting = asyncio.ensure_future(replication.place([item], COPIES, [segment]))
+        await turn()
+        assert not waiting.done()
+        await replication.close()
+        assert await waiting == [Placed(COPIES, COPIES)]
+
+
+# What goes along unasked
+
+
+def reader_of(
+    *segments: SegmentData,
+) -> tuple[Callable[[Sequence[Part]], Awaitable[list[SegmentData]]], list[Part]]:
+    """A `read` that has these, and what it was asked for."""
+    had = {(segment.blob, segment.segment): segment for segment in segments}
+    asked: list[Part] = []
+
+    async def read(parts: Sequence[Part]) -> list[SegmentData]:
+        asked.extend(parts)
+        return [had[part] for part in parts if part in had]
+
+    return read, asked
+
+
+THERE = ("192.0.2.1", 1)
+
+
+@asynccontextmanager
+async def bundles() -> AsyncIterator[Bundles]:
+    client = Bundles()
+    try:
+        yield client
+    finally:
+        await client.end()
+
+
+@pytest.mark.parametrize(("beyond", "requests"), [(0, 1), (1, 2)])
+async def test_bytes_up_to_the_limit_go_along_and_more_do_not(beyond: int, requests: int) -> None:
+    half = SENT_UNASKED_BYTES_MAX // 2
+    one, segment = small_file(bytes(half))
+    other, other_segment = small_file(b"x" * (half + beyond), "/b.txt")
+    async with bundles() as client:
+        read, _ = reader_of(segment, other_segment)
+        answers = await client.push(THERE, [one, other], read, place_copies=2, unasked=True)
+        assert all(answer.is_whole for answer in answers)
+        assert [bool(sent) for _, _, sent, _ in client.sent] == [False, True][-requests:]
+        assert [copies for *_, copies in client.sent] == [None, 2][-requests:]
+
+
+async def test_bytes_that_two_records_share_are_sent_once() -> None:
+    data = bytes(SENT_UNASKED_BYTES_MAX)
+    one, segment = small_file(data)
+    other, _ = small_file(data, "/b.txt")
+    async with bundles() as client:
+        read, asked = reader_of(segment)
+        answers = await client.push(THERE, [one, other], read, unasked=True)
+        assert all(answer.is_whole for answer in answers)
+        assert asked == [(segment.blob, 0)]
+        assert len(client.sent) == 1
+
+
+async def test_a_peer_that_has_the_bytes_already_ignores_them() -> None:
+    item, segment = small_file(b"few bytes")
+    async with bundles() as client:
+        for _ in range(2):
+            read, _ = reader_of(segment)
+            (answer,) = await client.push(THERE, [item], read, unasked=True)
+            assert answer.is_whole
+        assert len(client.sent) == 2
+
+
+async def test_a_record_without_its_bytes_sends_none() -> None:
+    item, segment = small_file(b"few bytes")
+    async with bundles() as client:
+        read, asked = reader_of(segment)
+        await client.push(THERE, [Item(item.signed, with_bytes=False)], read, unasked=True)
+        assert (len(client.sent), asked) == (1, [])
+
+
+async def test_bytes_that_are_not_to_be_had_are_still_wanted() -> None:
+    item, _ = small_file(b"few bytes")
+    async with bundles() as client:
+        read, _ = reader_of()
+        (answer,) = await client.push(THERE, [item], read, unasked=True)
+        assert (answer.state, answer.is_whole) == ("held", False)
+
+
+@pytest.mark.parametrize("lie", ["sent", "other"])
+async def test_a_peer_that_wants_what_it_should_not_is_sent_nothing_more(lie: str) -> None:
+    item, segment = small_file(b"few bytes")
+    _, other = small_file(b"other bytes")
+    wanted = {"sent": segment, "other": other}[lie].blob
+    async with bundles() as client:
+        client.lies = ((wanted.size_bytes, wanted.root, 0),)
+        read, _ = reader_of(segment, other)
+        with pytest.raises(RemoteError, match="sent what it should not: it wants bytes that"):
+            await client.push(THERE, [item], read, unasked=True)
+        assert len(client.sent) == 1
+
+
+# The peer that is sent them
+
+
+def request() -> Request:
+    return Request(
+        method="POST",
+        target=b"/.well-known/p2pweb/bundle",
+        version=(1, 1),
+        fields=((b"content-type", BUNDLE_MEDIA_TYPE.encode()),),
+        host="",
+        host_port=None,
+        content_length=1,
+        keep_alive=True,
+        expects_continue=False,
+    )
+
+
+async def answers_to(items: Sequence[Item], segments: Sequence[SegmentData]) -> list[Outcome | str]:
+    """What a peer that stores the site of KEY alone says; a line of text where it refuses all."""
+    store = memory_store()
+    pieces = [encode_bundle(items, segments), b""]
+
+    async def next_data() -> bytes:
+        return pieces.pop(0)
+
+    async def nothing(*_: object) -> list[Placed]:
+        return []
+
+    async def unknown(*_: object) -> None:
+        return None
+
+    def status() -> PeerStatus:
+        raise NotImplementedError
+
+    duties = Duties(
+        info=lambda: PeerInfo(p2pweb=1, id="", home=None, version=""),
+        status=status,
+        contacts=list,
+        takes=lambda site: site == KEY.site,
+        live_site=unknown,
+        kept=lambda _: None,
+        place=nothing,
+    )
+    service = PeerService(store, duties, run, run)
+    path = "/.well-known/p2pweb/bundle"
+    response = await service.handle(request(), path, None, RequestBody(1, next_data))
+    assert isinstance(response.body, bytes)
+    store.close()
+    if response.status != 200:
+        return [response.body.decode()]
+    return [
+        Held(tuple(answer.parts)) if answer.state == "held" else Refused(answer.why)
+        for answer in decode_answers(response.body, len(items))
+    ]
+
+
+@pytest.mark.parametrize("more", [0, 10])
+async def test_bytes_of_a_refused_record_are_passed_over_and_the_rest_is_kept(more: int) -> None:
+    kept = [small_file(b"few bytes %d" % n, f"/{n}.txt") for n in range(1 + more)]
+    foreign, foreign_segment = small_file(b"foreign bytes", key=OTHER_KEY)
+    shared, _ = small_file(b"few bytes 0", "/shared.txt", OTHER_KEY)
+    items = [*(item for item, _ in kept), foreign, shared]
+    outcomes = await answers_to(items, [*(segment for _, segment in kept), foreign_segment])
+    refused = Refused(f"this peer does not store the site {OTHER_KEY.site}")
+    assert outcomes == [Held(())] * (1 + more) + [refused, refused]
+
+
+async def test_bytes_that_no_record_of_the_bundle_names_are_refused() -> None:
+    item, _ = small_file(b"few bytes")
+    _, other = small_file(b"other bytes")
+    (line,) = await answers_to([item], [other])
+    assert "no record kept here names" in str(line)
+
+
+async def test_bytes_that_are_not_what_their_record_says_are_refused() -> None:
+    item, segment = small_file(b"few bytes")
+    forged = SegmentData(blob=segment.blob, segment=0, hashes=b"", data=b"new bytes")
+    (line,) = await answers_to([item], [forged])
+    assert isinstance(line, str)
