@@ -1,6 +1,6 @@
 # Makes .venv with what the project needs, once for each state of pyproject.toml and the pins.
 # Sourced by the other tools: `ensure_venv run` for the program, `ensure_venv dev` for its checks,
-# `ensure_venv bench` for the servers that it is measured beside.
+# `ensure_venv bench` for what it is measured beside, `ensure_venv sim` for pictures of runs.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 

@@ -1,0 +1,128 @@
+"""Peers that lie. They answer PINGs as anybody does, and know one another.
+
+To a lookup they are silent, or invent contacts that are nearer than any there is, or send made-up
+or old values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+from p2pweb.address import Address
+from p2pweb.dht import wire
+from p2pweb.dht.contact import ID_BYTES, Contact, NodeId
+from p2pweb.sim.network import Host, Network
+
+PORT = 8_001
+# Contacts in one answer, as honest peers send them.
+NODES = 20
+# How many of the id's last bytes an invented contact differs in from the key that was asked for.
+INVENTED_TAIL_BYTES = 4
+# Old values remembered to be sent again.
+OLD_VALUES_MAX = 10_000
+
+Kind = Literal["silent", "inventing", "rubbish", "stale", "mixed"]
+
+
+class HostilePeer(asyncio.DatagramProtocol):
+    """One of them. `gang` is all of them, this one included once it has started."""
+
+    def __init__(
+        self,
+        network: Network,
+        host: Host,
+        chance: random.Random,
+        kind: Kind,
+        gang: Sequence[HostilePeer],
+    ) -> None:
+        self.id = NodeId(chance.randbytes(ID_BYTES))
+        self._network = network
+        self._host = host
+        self._chance = chance
+        self._kind = kind
+        self._gang = gang
+        self._first_values: dict[bytes, bytes] = {}
+        self._transport: asyncio.DatagramTransport | None = None
+
+    @property
+    def address(self) -> Address:
+        return self._host.ip, PORT
+
+    async def start(self, join: Sequence[Address]) -> None:
+        """Listen, and have others know this one."""
+        self._transport, _ = await self._network.loop.create_datagram_endpoint(
+            lambda: self, local_addr=self.address
+        )
+        for address in join:
+            self._ask(wire.FindNode(self.id, self.id), address)
+
+    def datagram_received(self, data: bytes, addr: Address) -> None:
+        try:
+            message = wire.decode(data)
+        except wire.MalformedError:
+            return
+        if isinstance(message, wire.Asked):
+            self._answer(message, addr)
+            return
+        # Whoever answers a question is told of this one's existence by the next.
+        try:
+            nodes = wire.decode_answer(wire.FindNode(self.id, self.id), message.body)
+        except wire.MalformedError:
+            return
+        if isinstance(nodes, wire.Nodes):
+            for contact in nodes.contacts:
+                self._ask(wire.Ping(self.id), contact.address)
+
+    def _ask(self, question: wire.Question, address: Address) -> None:
+        message_id = self._chance.randbytes(wire.MESSAGE_ID_BYTES)
+        self._send(wire.encode_question(message_id, question), address)
+
+    def _send(self, data: bytes, address: Address) -> None:
+        if self._transport is not None:
+            self._transport.sendto(data, address)
+
+    def _answer(self, asked: wire.Asked, address: Address) -> None:
+        question = asked.question
+        if isinstance(question, wire.Ping):
+            self._send(wire.encode_answer(asked.message_id, self.id), address)
+            return
+        if isinstance(question, wire.Store):
+            if question.value is not None and len(self._first_values) < OLD_VALUES_MAX:
+                self._first_values.setdefault(question.key, question.value)
+            self._send(wire.encode_answer(asked.message_id, True), address)
+            return
+        if isinstance(question, wire.FindNode | wire.FindValue):
+            kind = self._kind
+            if kind == "mixed":
+                kind = ("silent", "inventing", "rubbish", "stale")[self.id[0] % 4]
+            self._lie(kind, asked.message_id, question, address)
+
+    def _lie(
+        self,
+        kind: Kind,
+        message_id: bytes,
+        question: wire.FindNode | wire.FindValue,
+        address: Address,
+    ) -> None:
+        if kind == "silent":
+            return
+        if kind == "rubbish" and isinstance(question, wire.FindValue):
+            self._send(wire.encode_answer(message_id, {"value": b"made up"}), address)
+            return
+        old = self._first_values.get(question.key)
+        if kind == "stale" and old is not None and isinstance(question, wire.FindValue):
+            self._send(wire.encode_answer(message_id, {"value": old}), address)
+            return
+        self._send(wire.encode_nodes(message_id, self._invented(question.key)), address)
+
+    def _invented(self, key: bytes) -> list[Contact]:
+        """Members of the gang, under ids that no honest peer can be nearer with."""
+        contacts = []
+        for member in self._chance.sample(self._gang, min(NODES, len(self._gang))):
+            tail = self._chance.randbytes(INVENTED_TAIL_BYTES)
+            near = NodeId(key[:-INVENTED_TAIL_BYTES] + tail)
+            contacts.append(Contact(near, member.address))
+        return contacts

@@ -1,0 +1,90 @@
+"""What a run has to show, kept apart from the peers: what was published, what each get came to.
+
+Knows no peer and no network: it is told, and judges. A value that nobody published is a violation
+and fails any run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+# Enough to see what is wrong; the others are only counted.
+VIOLATIONS_SHOWN = 20
+
+
+class Outcome(Enum):
+    FOUND = "found"  # the newest version of all that were acknowledged
+    STALE = "stale"  # a version, and not the newest
+    NOT_FOUND = "not found"
+    PROVED_ABSENT = "absent"  # asked for what was never published
+    ABANDONED = "abandoned"  # the peer that was asked died
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """One get: when it began, how long until the first sound value, or until the end."""
+
+    began_s: float
+    took_s: float
+    outcome: Outcome
+    # How long until the lookup was over, everybody near having answered.
+    ended_s: float
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything published and asked for."""
+
+    gets: list[Get] = field(default_factory=list)
+    puts_s: list[float] = field(default_factory=list)
+    puts_failed: int = 0
+    violations: list[str] = field(default_factory=list)
+    violations_count: int = 0
+    _acknowledged: dict[str, int] = field(default_factory=dict)
+    _sent: dict[str, int] = field(default_factory=dict)
+
+    def sending(self, name: str, seq: int) -> None:
+        """A version is on its way; it may turn up from now on."""
+        self._sent[name] = max(seq, self._sent.get(name, 0))
+
+    def acknowledged(self, name: str, seq: int, took_s: float) -> None:
+        """At least one peer says that it holds this version."""
+        self.puts_s.append(took_s)
+        self._acknowledged[name] = max(seq, self._acknowledged.get(name, 0))
+
+    def newest(self, name: str) -> int:
+        """The newest version acknowledged so far; 0 if none was."""
+        return self._acknowledged.get(name, 0)
+
+    def got(
+        self,
+        name: str,
+        seqs: list[int | None],
+        expected_seq: int,
+        times_s: tuple[float, float, float],
+    ) -> None:
+        """What a get came to: the seqs of all values that turned up (None: not a value at all), and
+        the newest version acknowledged before it began. `times_s`: begun, first value, end."""
+        began_s, took_s, ended_s = times_s
+        sound = [seq for seq in seqs if seq is not None]
+        best = max(sound, default=0)
+        if best > self._sent.get(name, 0):
+            self.violated(f"{name}: version {best} was never published")
+        if best and best >= expected_seq:
+            outcome = Outcome.FOUND
+        elif best:
+            outcome = Outcome.STALE
+        else:
+            outcome = Outcome.NOT_FOUND if expected_seq else Outcome.PROVED_ABSENT
+        self.gets.append(Get(began_s, took_s, outcome, ended_s))
+
+    def abandoned(self, began_s: float, now_s: float) -> None:
+        """The peer that was asked died."""
+        self.gets.append(Get(began_s, now_s - began_s, Outcome.ABANDONED, now_s - began_s))
+
+    def violated(self, what: str) -> None:
+        """Something happened that may never happen."""
+        self.violations_count += 1
+        if len(self.violations) < VIOLATIONS_SHOWN:
+            self.violations.append(what)

@@ -1,0 +1,181 @@
+"""What a run comes to, in figures: pure arithmetic over what was seen."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from p2pweb.sim.ledger import Get, Outcome
+from p2pweb.sim.network import HEADER_BYTES
+from p2pweb.sim.run import Run
+
+# Upkeep is what flows although nobody asks for a page: proofs, probes, joining, refreshing.
+UPKEEP_KINDS = ("ping", "find_node")
+
+
+class Latencies(Struct, kw_only=True):
+    """Of how many, and their percentiles in median round trips of the network."""
+
+    count: int
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    most: float | None
+
+
+class Point(Struct, kw_only=True):
+    """A stretch of the run, which ended at `at_s` after the measurement began."""
+
+    at_s: float
+    live: int
+    # The share of gets that found what there was; None where nobody asked.
+    found: float | None
+    p50_rtt: float | None
+    p99_rtt: float | None
+    bytes_per_peer_s: float
+
+
+class Report(Struct, kw_only=True):
+    """`bytes` are those of UDP datagrams without headers, sent, for each live peer and second."""
+
+    about: str
+    peers: int
+    hours: float
+    seed: int
+    median_rtt_s: float
+    outcomes: dict[str, int]
+    found: float | None
+    hits: Latencies
+    misses: Latencies
+    puts: Latencies
+    puts_failed: int
+    bytes_per_peer_s: dict[str, float]
+    upkeep_bytes_per_s: float
+    upkeep_bytes_per_s_with_headers: float
+    # Datagrams, both ways, and processor time for each get.
+    datagrams_per_get: float | None
+    cpu_us_per_datagram: float
+    cpu_ms_per_get: float | None
+    contacts: int
+    contacts_dead: float
+    cpu_s: float
+    cpu_before_s: float
+    trace: str
+    violations: list[str]
+    faults: list[str]
+    # What the scenario expected and did not get.
+    missed: list[str]
+    points: list[Point]
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The smallest value that at least this share (0 to 1) of all do not exceed."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+
+
+def report(run: Run) -> Report:
+    """The figures of a run, and which of those that its scenario expects are missed."""
+    scenario, ledger = run.scenario, run.ledger
+    unit_s = scenario.way.median_rtt_s or 1.0
+    asked = [get for get in ledger.gets if get.outcome is not Outcome.ABANDONED]
+    found = [get for get in asked if get.outcome is Outcome.FOUND]
+    absent = [get for get in asked if get.outcome is Outcome.PROVED_ABSENT]
+    wanted = len(asked) - len(absent)
+    per_peer = {kind: sent / run.peer_seconds for kind, (_, sent) in run.by_kind.items()}
+    datagrams = sum(number for number, _ in run.by_kind.values())
+    of_gets = run.by_kind.get("find_value", (0, 0))[0]
+    upkeep = [run.by_kind.get(kind, (0, 0)) for kind in UPKEEP_KINDS]
+    cpu_us = 1e6 * run.cpu_s / max(1, datagrams)
+    contacts = sorted(run.contacts)
+    made = Report(
+        about=scenario.about,
+        peers=scenario.peers,
+        hours=scenario.hours,
+        seed=run.seed,
+        median_rtt_s=scenario.way.median_rtt_s,
+        outcomes={
+            outcome.value: sum(get.outcome is outcome for get in ledger.gets) for outcome in Outcome
+        },
+        found=len(found) / wanted if wanted else None,
+        hits=_latencies([get.took_s for get in found], unit_s),
+        misses=_latencies([get.took_s for get in absent], unit_s),
+        puts=_latencies(ledger.puts_s, unit_s),
+        puts_failed=ledger.puts_failed,
+        bytes_per_peer_s=per_peer,
+        upkeep_bytes_per_s=sum(sent for _, sent in upkeep) / run.peer_seconds,
+        upkeep_bytes_per_s_with_headers=sum(sent + HEADER_BYTES * n for n, sent in upkeep)
+        / run.peer_seconds,
+        datagrams_per_get=of_gets / len(asked) if asked else None,
+        cpu_us_per_datagram=cpu_us,
+        cpu_ms_per_get=of_gets * cpu_us / 1e3 / len(asked) if asked else None,
+        contacts=contacts[len(contacts) // 2] if contacts else 0,
+        contacts_dead=run.contacts_dead,
+        cpu_s=run.cpu_s,
+        cpu_before_s=run.grow_cpu_s,
+        trace=run.trace,
+        violations=ledger.violations,
+        faults=run.faults,
+        missed=[],
+        points=_points(run, asked, unit_s),
+    )
+    made.missed = _missed(run, made)
+    return made
+
+
+def _latencies(values_s: Sequence[float], unit_s: float) -> Latencies:
+    values = sorted(value / unit_s for value in values_s)
+    return Latencies(
+        count=len(values),
+        p50=percentile(values, 0.5),
+        p95=percentile(values, 0.95),
+        p99=percentile(values, 0.99),
+        most=values[-1] if values else None,
+    )
+
+
+def _points(run: Run, asked: list[Get], unit_s: float) -> list[Point]:
+    asked = sorted(asked, key=lambda get: get.began_s)
+    begins = [get.began_s for get in asked]
+    points = []
+    for before, now in zip(run.samples, run.samples[1:], strict=False):
+        gets = asked[bisect_right(begins, before.at_s) : bisect_right(begins, now.at_s)]
+        hits = [get.took_s / unit_s for get in gets if get.outcome is Outcome.FOUND]
+        wanted = sum(get.outcome is not Outcome.PROVED_ABSENT for get in gets)
+        peer_seconds = max(1, (before.live + now.live) / 2) * (now.at_s - before.at_s)
+        points.append(
+            Point(
+                at_s=now.at_s - run.began_s,
+                live=now.live,
+                found=len(hits) / wanted if wanted else None,
+                p50_rtt=percentile(hits, 0.5),
+                p99_rtt=percentile(hits, 0.99),
+                bytes_per_peer_s=(now.bytes - before.bytes) / peer_seconds,
+            )
+        )
+    return points
+
+
+def _missed(run: Run, made: Report) -> list[str]:
+    expected = run.scenario.expected
+    missed = [
+        f"{what}: {figure:.3g} instead of at most {limit:g}"
+        for what, figure, limit in (
+            ("hits, p50 in round trips", made.hits.p50, expected.hit_p50_rtt),
+            ("hits, p99 in round trips", made.hits.p99, expected.hit_p99_rtt),
+            ("misses, p99 in round trips", made.misses.p99, expected.miss_p99_rtt),
+            ("upkeep, bytes a second", made.upkeep_bytes_per_s, expected.upkeep_bytes_per_s),
+        )
+        if figure is not None and figure > limit
+    ]
+    if made.found is not None and made.found < expected.found:
+        missed.append(f"found: {made.found:.6f} instead of at least {expected.found:g}")
+    if run.ledger.violations_count:
+        missed.append(f"{run.ledger.violations_count} violations")
+    if run.faults:
+        missed.append(f"{len(run.faults)} faults that nobody handled")
+    return missed
