@@ -7,10 +7,8 @@ that what the machine does meanwhile falls on all of them alike.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import signal
@@ -21,10 +19,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
+from bench_flags import Parser, names
 from bench_kinds import KINDS, REFERENCE, BenchError, Kind
 from bench_load import CASES, Case, Checked, Round, check, make_site, measure
+from bench_machine import busy_note, machine
 from bench_report import Measured, all_verdicts, as_json, print_report
 from bench_servers import Memory, Server, running
 
@@ -34,8 +33,6 @@ SECONDS_DEFAULT, SECONDS_MAX = 3, 600
 DESCRIPTORS = 8192
 # For the server to notice that the last round's connections are gone.
 SETTLE_S = 0.3
-# With more than this to do, the machine is too busy for figures to mean much.
-LOAD_MAX = 0.5
 MISSED_EXIT = 2
 
 Words = list[str] | None
@@ -49,13 +46,6 @@ class Options:
     kinds: list[Kind]
     as_json: bool
     check: bool
-
-
-class _Parser(argparse.ArgumentParser):
-    """A fault in one sentence, with exit code 1: code 2 is for targets missed."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BenchError(message)
 
 
 def main() -> None:
@@ -75,7 +65,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def parse_options(words: Words = None) -> Options:
     """Read the flags; raises `BenchError` for those that make no sense."""
-    parser = _Parser(
+    parser = Parser(
         prog="tools/bench http",
         description="Measure the HTTP front end beside other servers, on the same files.",
         epilog="Cases: "
@@ -107,28 +97,15 @@ def parse_options(words: Words = None) -> Options:
         raise BenchError(f"--rounds is a number from 1 to {ROUNDS_MAX}")
     if not 1 <= given.seconds <= SECONDS_MAX:
         raise BenchError(f"--seconds is a number from 1 to {SECONDS_MAX}")
-    servers = _names("server", given.servers, list(KINDS))
+    servers = names("server", given.servers, list(KINDS))
     return Options(
         rounds=given.rounds,
         seconds=given.seconds,
-        cases=[CASES[name] for name in _names("case", given.cases, list(CASES))],
+        cases=[CASES[name] for name in names("case", given.cases, list(CASES))],
         kinds=[kind for kind in KINDS.values() if kind.name in (*servers, REFERENCE)],
         as_json=given.json,
         check=given.check,
     )
-
-
-def _names(what: str, given: str | None, known: list[str]) -> list[str]:
-    """The names in a list with commas, in the order in which they are known."""
-    if given is None:
-        return known
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise BenchError(f"there is no {what} {name!r}: there are {', '.join(known)}")
-    if not names:
-        raise BenchError(f"--{what}s names none: there are {', '.join(known)}")
-    return [name for name in known if name in names]
 
 
 # --- the machine ---
@@ -177,25 +154,9 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def machine() -> dict[str, object]:
-    """What the figures were taken on."""
+def wrk_version() -> str:
     wrk = subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False)
-    return {
-        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "wrk": " ".join((wrk.stdout + wrk.stderr).split()[1:2]),
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "unknown")
+    return " ".join((wrk.stdout + wrk.stderr).split()[1:2])
 
 
 # --- the run ---
@@ -208,7 +169,7 @@ def bench(options: Options) -> int:
     require_programs()
     server_core, wrk_core = choose_cores()
     raise_descriptor_limit()
-    on = machine()
+    on = {**machine(), "wrk": wrk_version()}
     load = os.getloadavg()[0]
     notes = _notes(load, server_core, wrk_core)
     runs = options.rounds * len(options.cases) * len(options.kinds)
@@ -248,10 +209,9 @@ def _notes(load: float, server_core: int, wrk_core: int) -> list[str]:
     """What a reader of the figures has to know."""
     cores = f"the servers on core {server_core}, wrk with one thread on core {wrk_core}"
     notes = [f"{cores}; a server below 90% CPU has waited for wrk or for others on its core"]
-    if load > LOAD_MAX:
-        notes.append(
-            f"the machine was busy before the run (load {load:.1f}): these figures mean little"
-        )
+    busy = busy_note(load)
+    if busy is not None:
+        notes.append(busy)
         _say(f"note: {notes[-1]}")
     return notes
 

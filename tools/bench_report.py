@@ -109,13 +109,22 @@ def faults(rounds: list[Round]) -> list[str]:
 # --- for people ---
 
 
+def console() -> Console:
+    """Standard output; in a file, lines of one length."""
+    return Console(width=None if Console().is_terminal else 120, highlight=False)
+
+
+def verdict_word(*, reached: bool) -> str:
+    return "[green]reached[/]" if reached else "[red]missed[/]"
+
+
 def print_report(
     measured: Measured, memory: dict[str, Memory], versions: dict[str, str], notes: list[str]
 ) -> None:
-    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    out = console()
     for case_name, servers in measured.items():
-        console.print(_case_table(measured, CASES[case_name], servers))
-    console.print(_memory_table(memory, versions))
+        out.print(_case_table(measured, CASES[case_name], servers))
+    out.print(_memory_table(memory, versions))
     wrong = [
         f"fault: {case}, {server}, {fault}"
         for case, servers in measured.items()
@@ -123,10 +132,10 @@ def print_report(
         for fault in faults(rounds)
     ]
     for line in (*wrong, *notes):
-        console.print(line, markup=False)
+        out.print(line, markup=False)
     judged = all_verdicts(measured)
     missed = sum(not verdict.reached for verdict in judged)
-    console.print(f"targets: {len(judged) - missed} reached, {missed} missed")
+    out.print(f"targets: {len(judged) - missed} reached, {missed} missed")
 
 
 def _case_table(measured: Measured, case: Case, servers: dict[str, list[Round]]) -> Table:
@@ -158,8 +167,7 @@ def _milliseconds(value_ms: float) -> str:
 
 
 def _verdict_line(verdict: Verdict) -> str:
-    word = "[green]reached[/]" if verdict.reached else "[red]missed[/]"
-    return f"{verdict.ratio:.2f} {verdict.target}: {word}"
+    return f"{verdict.ratio:.2f} {verdict.target}: {verdict_word(reached=verdict.reached)}"
 
 
 def _memory_table(memory: dict[str, Memory], versions: dict[str, str]) -> Table:

@@ -203,7 +203,7 @@ def running(kinds: list[Kind], site: Path, folder: Path, core: int) -> Iterator[
     """All of these servers on one core, until the end of the block, however it comes."""
     servers: list[Server] = []
     try:
-        for kind, port in zip(kinds, _free_ports(len(kinds)), strict=True):
+        for kind, port in zip(kinds, free_ports(len(kinds)), strict=True):
             own = folder / kind.name
             own.mkdir()
             servers.append(Server(kind, Place(site=site, folder=own, port=port)))
@@ -219,7 +219,7 @@ def running(kinds: list[Kind], site: Path, folder: Path, core: int) -> Iterator[
             server.stop()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody uses for TCP or for UDP: a peer takes both."""
     ports: list[int] = []
     with contextlib.ExitStack() as held:

@@ -1,0 +1,36 @@
+"""What figures are taken on: the machine, and whether it has other things to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+# With more than this to do, the machine is too busy for figures to mean much.
+LOAD_MAX = 0.5
+
+
+def machine() -> dict[str, object]:
+    """Kernel, processor, cores and Python."""
+    return {
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def busy_note(load: float) -> str | None:
+    """What a reader has to know of the load average before the run."""
+    if load <= LOAD_MAX:
+        return None
+    return f"the machine was busy before the run (load {load:.1f}): these figures mean little"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or "unknown")
