@@ -748,3 +748,22 @@ def test_a_new_id_or_address_of_a_contact_is_noticed_though_the_table_is_full() 
     bench.reply(ping, moved.id)
     later = bench.pass_time(bench.now + 30.0)
     assert ContactMoved(moved, fresh.address) in later
+
+
+def test_while_nobody_answers_a_lookup_waits_longer_than_its_contacts_usually_take() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    bench.know(contact(8), contact(9))
+    began = bench.now
+    one, _ = sends(bench.peer.find_value(1, KEY, bench.now))
+    # All is late, the answer to the last question included: this process was starved.
+    actions = bench.pass_time(began + 1.0)
+    assert not [action for action in actions if isinstance(action, LookupDone)]
+    found = bench.reply(one, {"value": b"value"})
+    assert [type(action) for action in found] == [Yielded]
+
+
+def test_a_lookup_that_nobody_answers_ends() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    bench.know(contact(8), contact(9))
+    bench.peer.find_value(1, KEY, bench.now)
+    assert LookupDone(1, ()) in bench.pass_time(bench.now + 5.0)

@@ -88,6 +88,10 @@ class Asker:
             measured_s = self.everyone.timeout_s()
         return self.patient_s(address) if measured_s is None else measured_s
 
+    def lone_s(self, tries: int) -> float:
+        """The same while nobody at all answers: as for a stranger, twice that for the next try."""
+        return within(self.settings.rtt_initial_s, self.settings, tries=tries)
+
     def contact_at(self, address: Address) -> Contact | None:
         """The contact of the table at an address."""
         entry = self.table.at(address)

@@ -169,6 +169,13 @@ class Lookup:
             self._is_wide = True
         return True
 
+    def lone_tries(self, contact: Contact) -> int:
+        """How many questions beyond the usual a contact is asked because nobody has answered."""
+        candidate = self._candidate(contact)
+        if self._heard or candidate is None:
+            return 0
+        return max(0, candidate.tries - self._settings.ask_tries)
+
     def timed_out(self, contact: Contact) -> None:
         """The answer is not here in time: the slot is free."""
         candidate = self._candidate(contact)

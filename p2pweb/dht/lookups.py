@@ -18,7 +18,6 @@ from p2pweb.dht.rates import machine
 # The parts of the id space that are looked at for gaps: 32 of them.
 STRATA_BITS = 5
 
-
 # Padded questions of one lookup to one host: as many peers behind one address get their answers to
 # us in one round trip, the others in two.
 PADDED_PER_HOST_MAX = 4
@@ -180,7 +179,11 @@ class Lookups:
         ask, proofs = self._asker.ask, self._asker.proofs
         while contacts := self._next_requests(run, lookup):
             for contact in contacts:
-                if run.is_exact:
+                if lone_tries := lookup.lone_tries(contact):
+                    # Silence on every side may be our own: a process that gets no processor time
+                    # finds all answers late, and must not say that there is nothing.
+                    timeout_s = self._asker.lone_s(lone_tries)
+                elif run.is_exact:
                     timeout_s = self._asker.steady_s(contact.address)
                 else:
                     timeout_s = self._asker.brisk_s(contact.address)
