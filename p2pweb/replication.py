@@ -9,9 +9,9 @@ where it is among the closest. The records that nobody counts travel after the a
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import SegmentData
@@ -41,8 +41,8 @@ PLACES_MAX = 8
 SPREAD_AFTER_S = 1.0
 # Peers that are sent such records at one time; one that hangs must not hold up the others.
 SPREADS_MAX = 8
-# Records waiting for that, once for each peer, at up to 1 KiB. A publish that finds so many waiting
-# waits too.
+# Records of up to 1 KiB waiting for that, and places of them in the queues of those peers, some
+# 100 bytes each. A publish that finds so many waiting waits too.
 SPREAD_RECORDS_MAX = 8_192
 # Lookups of one batch under way at once.
 LOOKUPS_MAX = 16
@@ -55,11 +55,17 @@ class _Task:
     """One item on its way: who may still be asked, and who has it."""
 
     item: Item
-    candidates: Iterator[Contact | None]  # None is this peer itself.
     wanted: int
+    candidates: deque[Contact | None] = field(default_factory=deque)  # None is this peer itself.
+    tried: set[Contact | None] = field(default_factory=set)
     copies: int = 0
     missed: int = 0
     newer: bytes = b""
+
+    @property
+    def short(self) -> int:
+        """How many copies it lacks."""
+        return self.wanted - self.copies
 
 
 class Replication:
@@ -77,7 +83,7 @@ class Replication:
         self._holders: OrderedDict[bytes, None] = OrderedDict()
         self._avoided: dict[Address, tuple[float, RemoteError]] = {}
         self._placing = asyncio.Semaphore(PLACES_MAX)
-        self._spreading = _Spreading(self._push_records)
+        self._spreading = _Spreading(self._find_candidates, self._push_records)
 
     async def close(self) -> None:
         """End what is under way after the answers."""
@@ -102,56 +108,55 @@ class Replication:
             return await self._place(items, max(1, min(copies, COPIES_MAX)), read)
 
     async def _place(self, items: Sequence[Item], copies: int, read: _Read) -> list[Placed]:
-        closest = await self._closest(items)
-        tasks = [
-            _Task(item, iter(contacts), copies)
-            for item, contacts in zip(items, closest, strict=True)
-        ]
-        while True:
-            # One round: everybody whose turn it is, all at once; another one for what failed.
-            batches: dict[Contact, list[_Task]] = {}
-            for task in tasks:
-                for _ in range(task.wanted - task.copies):
-                    try:
-                        contact = next(task.candidates)
-                    except StopIteration:
-                        break
-                    if contact is None:
-                        task.copies += 1
-                    else:
-                        batches.setdefault(contact, []).append(task)
-            if not batches:
-                break
-            await asyncio.gather(
-                *(self._place_with(contact, batch, read) for contact, batch in batches.items())
-            )
-        await self._spread_records(tasks)
+        tasks = [_Task(item, copies) for item in items]
+        # First those alone that are to have copies; all k closest where some of them keep none.
+        for need in (copies, RECORD_COPIES):
+            short = [task for task in tasks if task.short]
+            if short:
+                await self._find_candidates(short, need)
+            while batches := _next_round(short):
+                await asyncio.gather(
+                    *(self._place_with(contact, batch, read) for contact, batch in batches.items())
+                )
+        await self._spreading.add(tasks)
         return [
             Placed(task.copies, min(task.wanted, task.copies + task.missed), task.newer)
             for task in tasks
         ]
 
-    async def _closest(self, items: Sequence[Item]) -> list[list[Contact | None]]:
-        """For each item the peers closest to its key, nearest first, this one being None."""
+    async def _find_candidates(self, tasks: Sequence[_Task], need: int) -> None:
+        """Tell each of the `need` peers closest to its key, but for those that it has tried."""
+        closest = await self._closest([task.item for task in tasks], need)
+        for task, contacts in zip(tasks, closest, strict=True):
+            task.candidates = deque(one for one in contacts if one not in task.tried)
+
+    async def _closest(self, items: Sequence[Item], need: int) -> list[list[Contact | None]]:
+        """For each item the `need` peers closest to its key, or more; this one is None."""
         # With fewer contacts than a lookup ends with, those are the closest to every key.
         if len(self._overlay.contacts()) < RECORD_COPIES:
             return [
-                self._with_self(item, self._overlay.closest(_key(item), COPIES_MAX))
+                self._with_self(item, self._overlay.closest(_key(item), COPIES_MAX), RECORD_COPIES)
                 for item in items
             ]
         limit = asyncio.Semaphore(LOOKUPS_MAX)
 
         async def look_up(item: Item) -> list[Contact | None]:
             async with limit:
-                return self._with_self(item, await self._overlay.find_node(_key(item)))
+                contacts = await self._overlay.find_node(_key(item), need)
+                return self._with_self(item, contacts, need)
 
         return list(await asyncio.gather(*(look_up(item) for item in items)))
 
-    def _with_self(self, item: Item, contacts: Sequence[Contact]) -> list[Contact | None]:
+    def _with_self(
+        self, item: Item, contacts: Sequence[Contact], need: int
+    ) -> list[Contact | None]:
+        """These, nearest first, with this peer in its place: the last only where all k are here."""
         key = _key(item)
         own = distance(self._node_id, key)
         nearest = sorted(contacts, key=lambda contact: distance(contact.id, key))
         nearer = sum(1 for contact in contacts if distance(contact.id, key) < own)
+        if need <= nearer and need < RECORD_COPIES:
+            return list(nearest)
         return [*nearest[:nearer], None, *nearest[nearer:]]
 
     async def _place_with(self, contact: Contact, tasks: Sequence[_Task], read: _Read) -> None:
@@ -184,18 +189,6 @@ class Replication:
                         task.newer = answer.newer
                     else:
                         task.missed += 1
-
-    async def _spread_records(self, tasks: Sequence[_Task]) -> None:
-        """Have the rest of the closest sent the records alone; nobody counts these."""
-        rest = [
-            (contact, item)
-            for task in tasks
-            for item in [replace(task.item, with_bytes=False)]
-            for contact in task.candidates
-            if contact is not None
-        ]
-        if rest:
-            await self._spreading.add(rest)
 
     async def _push_records(self, contact: Contact, items: Sequence[Item]) -> None:
         await self._push(contact, items, self._read)
@@ -242,61 +235,105 @@ class Replication:
 
 
 class _Spreading:
-    """Records on their way to peers whose copies nobody counts.
+    """Records on their way to those of the k closest whose copies nobody counts.
 
     Each peer is sent what has gathered for it. What waits for one that fails is dropped.
     """
 
-    def __init__(self, push: Callable[[Contact, Sequence[Item]], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        find: Callable[[Sequence[_Task], int], Awaitable[None]],
+        push: Callable[[Contact, Sequence[Item]], Awaitable[object]],
+    ) -> None:
+        self._find = find
         self._push = push
+        # What was placed, and to whom else it goes once that is known.
+        self._placed: list[_Task] = []
+        self._finding: asyncio.Task[None] | None = None
         self._waiting: dict[Contact, list[Item]] = {}
-        self._tasks: dict[Contact, asyncio.Task[None]] = {}
+        self._sending: dict[Contact, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(SPREADS_MAX)
         self._count = 0
         self._has_room = asyncio.Event()
         self._is_closed = False
 
-    async def add(self, items: Sequence[tuple[Contact, Item]]) -> None:
-        """Have these sent soon. Returns at once unless too many wait already."""
+    async def add(self, placed: Sequence[_Task]) -> None:
+        """Have the records of these spread soon. Returns at once unless too many wait already."""
         while self._count >= SPREAD_RECORDS_MAX and not self._is_closed:
             self._has_room.clear()
             await self._has_room.wait()
         if self._is_closed:
             return
-        self._count += len(items)
-        for contact, item in items:
-            self._waiting.setdefault(contact, []).append(item)
-            if contact not in self._tasks:
-                self._tasks[contact] = asyncio.ensure_future(self._spread_to(contact))
+        self._count += len(placed)
+        self._placed += placed
+        if self._finding is None and placed:
+            self._finding = asyncio.ensure_future(self._find_peers())
 
     async def close(self) -> None:
         """Send no more."""
         self._is_closed = True
         self._has_room.set()
-        tasks = list(self._tasks.values())
+        tasks = [*self._sending.values(), *([self._finding] if self._finding else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _spread_to(self, contact: Contact) -> None:
-        waiting = self._waiting[contact]
+    async def _find_peers(self) -> None:
+        """Look for all of the k closest to what was placed."""
         try:
             await asyncio.sleep(SPREAD_AFTER_S)
+            while self._placed:
+                tasks, self._placed = self._placed, []
+                try:
+                    await self._find(tasks, RECORD_COPIES)
+                    for task in tasks:
+                        self._hand_out(task)
+                finally:
+                    self._forget(len(tasks))
+        finally:
+            self._finding = None
+
+    def _hand_out(self, task: _Task) -> None:
+        record = replace(task.item, with_bytes=False)
+        for contact in task.candidates:
+            if contact is not None:
+                self._count += 1
+                self._waiting.setdefault(contact, []).append(record)
+                if contact not in self._sending:
+                    self._sending[contact] = asyncio.ensure_future(self._send_to(contact))
+
+    async def _send_to(self, contact: Contact) -> None:
+        waiting = self._waiting[contact]
+        try:
             while waiting:
                 async with self._turns:
                     batch = waiting[:BUNDLE_ITEMS_MAX]
                     await self._push(contact, batch)
-                self._forget(waiting, len(batch))
+                del waiting[: len(batch)]
+                self._forget(len(batch))
         except RemoteError:
             pass  # Whoever pushes has logged it.
         finally:
-            self._forget(waiting, len(waiting))
-            del self._waiting[contact], self._tasks[contact]
+            self._forget(len(waiting))
+            del self._waiting[contact], self._sending[contact]
 
-    def _forget(self, waiting: list[Item], count: int) -> None:
-        del waiting[:count]
+    def _forget(self, count: int) -> None:
         self._count -= count
         self._has_room.set()
+
+
+def _next_round(tasks: Sequence[_Task]) -> dict[Contact, list[_Task]]:
+    """Everybody whose turn it is, all at once; another round is for what failed."""
+    batches: dict[Contact, list[_Task]] = {}
+    for task in tasks:
+        for _ in range(min(task.short, len(task.candidates))):
+            contact = task.candidates.popleft()
+            task.tried.add(contact)
+            if contact is None:
+                task.copies += 1
+            else:
+                batches.setdefault(contact, []).append(task)
+    return batches
 
 
 def _key(item: Item) -> bytes:

@@ -153,9 +153,9 @@ class Network:
         self.end(token)
         self.perform(index, self.peers[index].explore(self.now))
 
-    def nodes(self, index: int, key: bytes) -> tuple[Contact, ...]:
+    def nodes(self, index: int, key: bytes, need: int | None = None) -> tuple[Contact, ...]:
         token = self.token()
-        self.perform(index, self.peers[index].find_node(token, key, self.now))
+        self.perform(index, self.peers[index].find_node(token, key, self.now, need))
         done = self.end(token)
         assert isinstance(done, LookupDone)
         return done.closest
@@ -230,6 +230,22 @@ def test_newcomers_find_the_exact_nearest(jitter_s: float, missing_max: int) -> 
         missing.append(len({net.contact(n) for n in others[:8]} - set(found)))
     assert max(missing) <= missing_max
     assert sum(missing) <= 2 * missing_max
+
+
+def test_a_few_of_the_nearest_cost_fewer_questions() -> None:
+    net = network(MANY, seed=11, jitter_s=0.004, settings=SMALL_K)
+    rng = random.Random(11)
+    asked = {3: 0, 8: 0}
+    for number in range(40):
+        key, asker = rng.randbytes(20), rng.randrange(MANY)
+        others = [one for one in range(MANY) if one != asker]
+        others.sort(key=lambda n: distance(net.peers[n].own, key))
+        need = (3, 8)[number % 2]
+        net.trace.clear()
+        found = net.nodes(asker, key, need)
+        asked[need] += len(net.trace)
+        assert [one.id for one in found[:need]] == [net.peers[n].own for n in others[:need]]
+    assert asked[3] < 0.7 * asked[8]
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.05])

@@ -14,7 +14,7 @@ from p2pweb.address import Address
 from p2pweb.blobs import SegmentData, segments_of
 from p2pweb.dht.contact import Contact, NodeId, distance
 from p2pweb.dht.overlay import Overlay
-from p2pweb.errors import RemoteError
+from p2pweb.errors import NotAPeerError, RemoteError
 from p2pweb.exchange.client import SENT_UNASKED_BYTES_MAX, PeerClient
 from p2pweb.exchange.service import Duties, PeerService, Placed
 from p2pweb.exchange.wire import (
@@ -71,9 +71,12 @@ class Bundles(PeerClient):
         self.go.set()
         self.arrived = asyncio.Event()
         self.broken: set[Address] = set()
+        self.strangers: set[Address] = set()
         self.lies: tuple[tuple[int, bytes, int], ...] = ()
 
     async def peer_info(self, address: Address) -> PeerInfo:
+        if address in self.strangers:
+            raise NotAPeerError("no peer")
         return PeerInfo(p2pweb=1, id="", home=None, version="")
 
     async def send(
@@ -119,10 +122,32 @@ class Known:
         return sorted(CONTACTS, key=lambda one: distance(one.id, key))[:count]
 
 
+class Large:
+    """An overlay of more contacts than a lookup ends with; notes how many lookups had to find."""
+
+    def __init__(self) -> None:
+        self.everybody = [
+            Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in range(100, 140)
+        ]
+        self.needs: list[int] = []
+
+    def contacts(self) -> list[Contact]:
+        return self.everybody
+
+    async def find_node(self, key: bytes, need: int) -> list[Contact]:
+        self.needs.append(need)
+        return self.nearest(key)[:need]
+
+    def nearest(self, key: bytes) -> list[Contact]:
+        return sorted(self.everybody, key=lambda one: distance(one.id, key))
+
+
 @asynccontextmanager
-async def replicating() -> AsyncIterator[tuple[Replication, Bundles]]:
+async def replicating(
+    overlay: Known | Large | None = None,
+) -> AsyncIterator[tuple[Replication, Bundles]]:
     client, store = Bundles(), memory_store()
-    replication = Replication(OWN_ID, store, client, cast(Overlay, Known()), run)
+    replication = Replication(OWN_ID, store, client, cast(Overlay, overlay or Known()), run)
     try:
         yield replication, client
     finally:
@@ -255,6 +280,42 @@ async def test_closing_lets_a_publish_that_waits_for_room_answer(
         assert not waiting.done()
         await replication.close()
         assert await waiting == [Placed(COPIES, COPIES)]
+
+
+def _item_far_from_us() -> tuple[Item, SegmentData]:
+    """One that this peer itself is not to keep."""
+    for number in range(100):
+        item, segment = small_file(b"few bytes", f"/{number}.txt")
+        if record_key(item.signed.record)[0] >= 128:
+            return item, segment
+    raise AssertionError("a hundred keys, all of them in one half")
+
+
+async def test_a_publish_waits_for_the_lookup_of_its_holders_alone(at_once: None) -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        nearest = overlay.nearest(record_key(item.signed.record))
+        assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
+        assert overlay.needs == [COPIES]
+        assert {address for address, *_ in client.sent} == {one.address for one in nearest[:COPIES]}
+        await turn(50)
+        # The rest of the k closest are looked for, and sent the record, after the answer.
+        assert overlay.needs == [COPIES, 20]
+        told = [address for address, _ in client.records_alone()]
+        assert sorted(told) == sorted(one.address for one in nearest[COPIES:20])
+
+
+async def test_where_a_holder_keeps_nothing_the_next_closest_is_found(at_once: None) -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        nearest = overlay.nearest(record_key(item.signed.record))
+        client.strangers = {nearest[1].address}
+        assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
+        assert overlay.needs == [COPIES, 20]
+        whole = [address for address, _, segments, _ in client.sent if segments]
+        assert whole == [nearest[n].address for n in (0, 2, 3)]
 
 
 # What goes along unasked

@@ -154,7 +154,7 @@ SYSTEMS = {
     for system in (
         System(
             name=OURS,
-            what="Overlay: find_node, then STORE to the 20 closest; put ends at 8 acknowledgements",
+            what="Overlay: find_node, then STORE to the 8 closest, and to 12 more after the put",
             value_bytes=1024,
             key_bytes=20,
             prepare=_python_worker(OURS),

@@ -121,7 +121,7 @@ class Lookup:
         settings = self._settings
         # Whoever is silent has a slot of its own, and one more beside it.
         slots = self._need if self._is_wide else min(settings.alpha, self._need)
-        if self._need < settings.k:
+        if self._need < settings.k and not self._is_exact:
             # Nobody waits for upkeep: one after the other costs least.
             slots = min(slots, settings.upkeep_alpha)
         slots += 2 * self._timeouts

@@ -30,7 +30,7 @@ class Run:
     key: bytes
     values: bool
     token: int | None
-    # How many of the nearest have to answer: k, or fewer for upkeep.
+    # How many of the nearest have to answer: k, or fewer.
     need: int | None = None
     # Afterwards, greet those of the k nearest that were not asked: they are to know us.
     greets: bool = False
@@ -45,7 +45,7 @@ class Run:
     @property
     def is_exact(self) -> bool:
         """Whether somebody wants the very nearest, to place something with them."""
-        return not self.values and self.token is not None and self.need is None
+        return not self.values and self.token is not None and not self.greets
 
 
 class Lookups:

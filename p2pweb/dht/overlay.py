@@ -348,11 +348,14 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         peer, now = self._at_work()
         self._perform(peer.explore(now))
 
-    async def find_node(self, key: bytes) -> list[Contact]:
-        """The k contacts closest to a key (20 bytes) that answered, nearest first."""
+    async def find_node(self, key: bytes, need: int | None = None) -> list[Contact]:
+        """The contacts closest to a key (20 bytes) that answered, nearest first.
+
+        They are the `need` (1 to k; k) closest, and up to k with such others as answered meanwhile.
+        """
         _own(key)
         done = await self._call(
-            LookupDone, lambda peer, token, now: peer.find_node(token, key, now)
+            LookupDone, lambda peer, token, now: peer.find_node(token, key, now, need)
         )
         return list(done.closest)
 

@@ -166,9 +166,11 @@ class Peer:
         call = _Call(token, question, contact, self._settings.store_tries)
         return self._start_call(call, now)
 
-    def find_node(self, token: int, key: bytes, now: float) -> list[Action]:
-        """Look for the k contacts closest to a key; ends in LookupDone."""
-        self._lookups.add(Run(key, values=False, token=token))
+    def find_node(
+        self, token: int, key: bytes, now: float, need: int | None = None
+    ) -> list[Action]:
+        """Look for the `need` (1 to k; k) contacts closest to a key; ends in LookupDone."""
+        self._lookups.add(Run(key, values=False, token=token, need=need))
         return self._decided(now)
 
     def join(self, token: int, now: float) -> list[Action]:
