@@ -127,18 +127,6 @@ def test_a_case_is_replayed_by_its_round() -> None:
     assert whole_round(ROUND + 7) == range(ROUND, ROUND + 8)
 
 
-@pytest.mark.parametrize("arguments", [["dht", "--cases", "0"], ["dht", "--seed", "x"]])
-def test_bad_flag_gets_one_sentence(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("tools/fuzz dht: ")
-    assert told.count("\n") == 1
-
-
 def test_command_tells_seed_count_and_how_to_replay(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

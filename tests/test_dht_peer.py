@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import pytest
@@ -54,7 +54,7 @@ class Records:
 class Bench:
     """A peer, its clock, and whatever it decided last."""
 
-    def __init__(self, settings: Settings = DEFAULTS) -> None:
+    def __init__(self, settings: Settings = DEFAULTS, known: Sequence[Contact] = ()) -> None:
         rng = random.Random(7)
         self.now = 100.0
         self.records = Records()
@@ -65,6 +65,7 @@ class Bench:
             entropy=rng.randbytes,
             settings=settings,
             now=self.now,
+            known=known,
         )
 
     def receive(self, data: bytes, address: Address) -> list[Action]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from test_dht_network import Network, Shelf, network, publish
-from test_dht_peer import KEY, OWN, STRANGER, Bench, Records, contact, questions, sends
+from test_dht_peer import KEY, OWN, STRANGER, Bench, contact, questions, sends
 
 from p2pweb.dht import wire
 from p2pweb.dht.contact import Contact, NodeId
@@ -25,22 +25,9 @@ from p2pweb.dht.table import Table
 RTT = 0.01
 
 
-class Restarted(Bench):
+def restarted(*known: Contact) -> Bench:
     """A peer that knew some others before."""
-
-    def __init__(self, *known: Contact) -> None:
-        super().__init__()
-        rng = random.Random(7)
-        self.records = Records()
-        self.peer = Peer(
-            OWN,
-            self.records,
-            rng=rng,
-            entropy=rng.randbytes,
-            settings=DEFAULTS,
-            now=self.now,
-            known=known,
-        )
+    return Bench(known=known)
 
 
 def table(*known: Contact, settings: Settings = DEFAULTS) -> Table:
@@ -150,7 +137,7 @@ def test_the_best_are_the_nearest_then_some_of_every_part_and_the_doubtful_last(
 
 def test_the_first_lookup_goes_straight_to_the_nearest_that_are_remembered() -> None:
     known = [contact(number) for number in range(1, 41)]
-    bench = Restarted(*known)
+    bench = restarted(*known)
     actions = bench.peer.find_value(1, KEY, bench.now)
     assert questions(actions) == [
         (wire.FindValue(OWN, KEY), one.address) for one in known[: DEFAULTS.alpha]
@@ -162,7 +149,7 @@ def test_the_first_lookup_goes_straight_to_the_nearest_that_are_remembered() -> 
 
 
 def test_whoever_answers_is_asked_who_it_is_and_only_then_it_is_up() -> None:
-    bench = Restarted(contact(8))
+    bench = restarted(contact(8))
     (asked,) = bench.peer.find_node(1, KEY, bench.now)
     bench.now += RTT
     ping, done = bench.reply(asked, [])
@@ -176,7 +163,7 @@ def test_whoever_answers_is_asked_who_it_is_and_only_then_it_is_up() -> None:
 
 def test_two_hundred_are_asked_soon_and_never_in_one_instant() -> None:
     known = [contact(number) for number in range(1, 201)]
-    bench = Restarted(*known)
+    bench = restarted(*known)
     started, asked = bench.now, []
     for _ in range(110):
         actions = bench.pass_time(bench.now + 0.1)
@@ -195,7 +182,7 @@ def test_two_hundred_are_asked_soon_and_never_in_one_instant() -> None:
 
 def test_the_dead_are_gone_within_half_a_minute_and_nobody_was_up() -> None:
     known = [contact(number) for number in range(1, 201)]
-    bench = Restarted(*known)
+    bench = restarted(*known)
     actions = bench.pass_time(bench.now + 30.0)
     events = [action for action in actions if isinstance(action, Event)]
     assert len(bench.peer.table) == 0
@@ -204,7 +191,7 @@ def test_the_dead_are_gone_within_half_a_minute_and_nobody_was_up() -> None:
 
 
 def test_nobody_is_passed_on_to_others_before_it_answered() -> None:
-    bench = Restarted(contact(8), contact(10))
+    bench = restarted(contact(8), contact(10))
     question = wire.FindNode(STRANGER.id, KEY)
     bench.know(contact(8), STRANGER)
     (answer,) = bench.asked(question, STRANGER.address)

@@ -97,7 +97,15 @@ def test_judge_of_answers_finds_what_is_wrong() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["http", "--cases", "0"], ["http", "--seed", "x"], ["target", "--only", "-1"], ["h"], []],
+    [
+        ["http", "--cases", "0"],
+        ["http", "--seed", "x"],
+        ["target", "--only", "-1"],
+        ["dht", "--cases", "0"],
+        ["dht", "--seed", "x"],
+        ["h"],
+        [],
+    ],
 )
 def test_bad_flag_gets_one_sentence(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
