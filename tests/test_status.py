@@ -17,6 +17,7 @@ from peer_processes import PeerProcess, free_ports, network, run_cli
 from rich.console import Console
 
 from p2pweb.address import format_address
+from p2pweb.cli.status_table import span, status_json, status_text
 from p2pweb.dht.contact import NodeId
 from p2pweb.dht.overlay import ContactState
 from p2pweb.exchange import wire
@@ -26,7 +27,6 @@ from p2pweb.http.messages import Request
 from p2pweb.http.parser import RequestParser
 from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteKey
-from p2pweb.status_table import span, status_json, status_text
 
 SITE = SiteKey(b"k" * 32).site
 INFO = PeerInfo(p2pweb=wire.PROTOCOL, id="ab" * 20, home=SITE, version="1.2.3")

@@ -1,0 +1,18 @@
+"""Where a user's keys and peers are kept, unless a flag says otherwise."""
+
+import os
+from pathlib import Path
+
+
+def key_home() -> Path:
+    return _xdg("XDG_CONFIG_HOME", ".config") / "p2pweb" / "keys"
+
+
+def data_home() -> Path:
+    return _xdg("XDG_DATA_HOME", ".local/share") / "p2pweb"
+
+
+def _xdg(variable: str, default: str) -> Path:
+    """A directory of the XDG Base Directory Specification; relative values are ignored."""
+    value = os.environ.get(variable, "")
+    return Path(value) if value.startswith("/") else Path.home() / default

@@ -1,0 +1,53 @@
+"""`p2pweb status`: how a peer on this machine is."""
+
+import json
+import sys
+from datetime import UTC, datetime
+
+import click
+from rich.console import Console
+
+from p2pweb.address import Address
+from p2pweb.cli.options import ADDRESS
+from p2pweb.cli.running import run
+from p2pweb.cli.status_table import status_json, status_text
+from p2pweb.config import PORT_DEFAULT
+from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.wire import PeerStatus
+
+EXIT_CUT_OFF = 2
+# Columns where no terminal says how many: enough for the longest line.
+COLUMNS_WITHOUT_TERMINAL = 120
+
+
+@click.command("status")
+@click.option(
+    "--peer",
+    type=ADDRESS,
+    default=f"127.0.0.1:{PORT_DEFAULT}",
+    show_default=True,
+    help="A peer on this machine, by a loopback address.",
+)
+@click.option("--json", "json_wanted", is_flag=True, help="Print as JSON, the times in seconds.")
+def status_command(peer: Address, json_wanted: bool) -> int:
+    """Say how a peer is, and list its contacts: round trips, last answers, strikes.
+
+    A strike is a question left unanswered; with five the contact is gone. Exit code 0: all is well;
+    2: no contact answers, and some should; 1: no peer answers at that address.
+    """
+    status = run(_ask_status(peer))
+    now = datetime.now(UTC).astimezone()
+    if json_wanted:
+        click.echo(json.dumps(status_json(status, peer, now), indent=2))
+    else:
+        width = None if sys.stdout.isatty() else COLUMNS_WITHOUT_TERMINAL
+        Console(width=width).print(status_text(status, peer, now))
+    return EXIT_CUT_OFF if status.is_cut_off else 0
+
+
+async def _ask_status(peer: Address) -> PeerStatus:
+    client = PeerClient()
+    try:
+        return await client.status(peer)
+    finally:
+        await client.close()
