@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import islice
 
 from msgspec import Struct
 
@@ -35,8 +34,8 @@ class Hearsay:
         self._rumours: OrderedDict[NodeId, _Rumour] = OrderedDict()
         self._order = IdOrder()
         self._told: dict[str, int] = {}
-        # How many of them `untried` has passed since the first.
-        self._passed = 0
+        # The place in that order where `untried` goes on.
+        self._next = 0
 
     def __len__(self) -> int:
         return len(self._rumours)
@@ -80,12 +79,11 @@ class Hearsay:
         Few are looked at, lest this cost much when nobody is wanted.
         """
         self._expire(now)
-        if self._passed >= len(self._rumours):
-            self._passed = 0
-        for rumour in islice(self._rumours.values(), self._passed, self._passed + LOOKED_AT_MAX):
-            self._passed += 1
-            if wanted(rumour.contact):
-                return rumour.contact
+        for _ in range(min(LOOKED_AT_MAX, len(self._rumours))):
+            contact = self._rumours[self._order.at(self._next % len(self._rumours))].contact
+            self._next = self._next % len(self._rumours) + 1
+            if wanted(contact):
+                return contact
         return None
 
     def _expire(self, now: float) -> None:

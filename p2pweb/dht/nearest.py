@@ -27,6 +27,10 @@ class IdOrder:
         """Remove an id that is there."""
         del self._sorted[bisect_left(self._sorted, int.from_bytes(known, "big"))]
 
+    def at(self, index: int) -> NodeId:
+        """The id at a place in the order, from 0 on."""
+        return NodeId(self._sorted[index].to_bytes(ID_BYTES, "big"))
+
     def strata(self, bits: int) -> list[int]:
         """How many ids begin with each number of so many bits, from zero on."""
         width = 1 << ID_BITS - bits

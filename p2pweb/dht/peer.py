@@ -345,11 +345,11 @@ class Peer:
 
     def _glance(self, start: float, share: float, now: float) -> None:
         """Ask anybody for contacts near a random key in a part of the id space (0 to 1)."""
-        contacts = [entry.contact for entry in self.table]
-        if contacts:
+        contact = self.table.anybody(self._rng)
+        if contact is not None:
             place = self._rng.uniform(start, start + share)
             key = min(int(place * (1 << ID_BITS)), (1 << ID_BITS) - 1).to_bytes(ID_BYTES, "big")
-            self._lookups.glance(key, contacts[self._rng.getrandbits(30) % len(contacts)], now)
+            self._lookups.glance(key, contact, now)
 
     def _self_lookup(self, token: int | None) -> Run:
         need = self._settings.join_need

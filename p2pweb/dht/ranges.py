@@ -41,8 +41,8 @@ UNROUTED_IPV6 = tuple(
 )
 NAT64 = IPv6Network("64:ff9b::/96")
 
-# A contact that comes and goes is parsed once; two thousand entries are about 300 KB.
-RANGES_CACHED = 2_048
+# A contact that comes and goes is parsed once; as many as `contact` caches.
+RANGES_CACHED = 16_384
 
 
 @lru_cache(maxsize=RANGES_CACHED)

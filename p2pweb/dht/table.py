@@ -159,6 +159,13 @@ class Table:
         has_range = self._ranges.has_room(contact.address[0], bucket)
         return has_range and (self._room(bucket) or may_wait)
 
+    def anybody(self, rng: Rng) -> Contact | None:
+        """A contact at random; None of nobody."""
+        if not self._entries:
+            return None
+        # Of so few the remainder favours nobody noticeably.
+        return self._entries[self._order.at(rng.getrandbits(30) % len(self._order))].contact
+
     def strata(self, bits: int) -> list[int]:
         """How many contacts there are in each part of the id space: `IdOrder.strata`."""
         return self._order.strata(bits)
