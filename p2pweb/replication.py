@@ -8,6 +8,7 @@ where it is among the closest. The records that nobody counts travel after the a
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,8 +40,12 @@ KNOWN_PEERS_MAX = 1_024
 PLACES_MAX = 8
 # Records are spread so long after the answer: those of the publishes meanwhile travel together.
 SPREAD_AFTER_S = 1.0
-# Peers that are sent such records at one time; one that hangs must not hold up the others.
+# Peers that are sent such records at one time; one that hangs must not hold up the others,
 SPREADS_MAX = 8
+# and is given up after so long, with all that waits for it: 256 records are 256 KiB.
+SPREAD_S = 10.0
+# A peer that is told to stop goes on spreading for so long.
+SPREAD_GRACE_S = 3.0
 # Records of up to 1 KiB waiting for that, and places of them in the queues of those peers, some
 # 100 bytes each. A publish that finds so many waiting waits too.
 SPREAD_RECORDS_MAX = 8_192
@@ -80,7 +85,7 @@ class Replication:
         self._overlay = overlay
         self._run = run
         # Peers that have kept something for us: when one fails, a copy is missing.
-        self._holders: OrderedDict[bytes, None] = OrderedDict()
+        self._holders: OrderedDict[Contact, None] = OrderedDict()
         self._avoided: dict[Address, tuple[float, RemoteError]] = {}
         self._placing = asyncio.Semaphore(PLACES_MAX)
         self._spreading = _Spreading(self._find_candidates, self._push_records)
@@ -110,7 +115,7 @@ class Replication:
     async def _place(self, items: Sequence[Item], copies: int, read: _Read) -> list[Placed]:
         tasks = [_Task(item, copies) for item in items]
         # First those alone that are to have copies; all k closest where some of them keep none.
-        for need in (copies, RECORD_COPIES):
+        for need in dict.fromkeys((copies, RECORD_COPIES)):
             short = [task for task in tasks if task.short]
             if short:
                 await self._find_candidates(short, need)
@@ -126,45 +131,46 @@ class Replication:
 
     async def _find_candidates(self, tasks: Sequence[_Task], need: int) -> None:
         """Tell each of the `need` peers closest to its key, but for those that it has tried."""
-        closest = await self._closest([task.item for task in tasks], need)
-        for task, contacts in zip(tasks, closest, strict=True):
-            task.candidates = deque(one for one in contacts if one not in task.tried)
-
-    async def _closest(self, items: Sequence[Item], need: int) -> list[list[Contact | None]]:
-        """For each item the `need` peers closest to its key, or more; this one is None."""
         # With fewer contacts than a lookup ends with, those are the closest to every key.
-        if len(self._overlay.contacts()) < RECORD_COPIES:
-            return [
-                self._with_self(item, self._overlay.closest(_key(item), COPIES_MAX), RECORD_COPIES)
-                for item in items
-            ]
+        if self._overlay.knows_few():
+            for task in tasks:
+                contacts = self._overlay.closest(_key(task.item), COPIES_MAX)
+                task.candidates = self._untried(task, contacts, COPIES_MAX)
+            return
         limit = asyncio.Semaphore(LOOKUPS_MAX)
 
-        async def look_up(item: Item) -> list[Contact | None]:
+        async def look_up(task: _Task) -> None:
             async with limit:
-                contacts = await self._overlay.find_node(_key(item), need)
-                return self._with_self(item, contacts, need)
+                contacts = await self._overlay.find_node(_key(task.item), need)
+            task.candidates = self._untried(task, contacts, need)
+            # Those that are silent may well be there, and this peer cut off from them.
+            if need == RECORD_COPIES:
+                task.missed += need - len(contacts)
 
-        return list(await asyncio.gather(*(look_up(item) for item in items)))
+        await asyncio.gather(*map(look_up, tasks))
 
-    def _with_self(
-        self, item: Item, contacts: Sequence[Contact], need: int
-    ) -> list[Contact | None]:
-        """These, nearest first, with this peer in its place: the last only where all k are here."""
-        key = _key(item)
-        own = distance(self._node_id, key)
+    def _untried(
+        self, task: _Task, contacts: Sequence[Contact], need: int
+    ) -> deque[Contact | None]:
+        """These, nearest first, with this peer in its place, but for those that were tried.
+
+        Beyond the `need` nearest this peer takes the last place, and only of all k.
+        """
+        key = _key(task.item)
         nearest = sorted(contacts, key=lambda contact: distance(contact.id, key))
-        nearer = sum(1 for contact in contacts if distance(contact.id, key) < own)
-        if need <= nearer and need < RECORD_COPIES:
-            return list(nearest)
-        return [*nearest[:nearer], None, *nearest[nearer:]]
+        ranked: list[Contact | None] = [*nearest]
+        own = distance(self._node_id, key)
+        nearer = sum(distance(contact.id, key) < own for contact in contacts)
+        if nearer < need or need == RECORD_COPIES:
+            ranked.insert(nearer, None)
+        return deque(one for one in ranked if one not in task.tried)
 
     async def _place_with(self, contact: Contact, tasks: Sequence[_Task], read: _Read) -> None:
         try:
             answers = await self._push(contact, [task.item for task in tasks], read)
         except NotAPeerError:
             answers = None
-            is_missed = contact.id in self._holders
+            is_missed = contact in self._holders
         except RemoteError:
             answers, is_missed = None, True
         if answers is None:
@@ -203,20 +209,27 @@ class Replication:
         if until > now and fault is not None:
             raise type(fault)(str(fault))
         try:
-            if contact.id not in self._holders:
-                # A quick question first: whoever hangs must not hold up a whole publish.
-                await self._client.peer_info(contact.address)
-            answers = await self._client.push(contact.address, items, read, unasked=True)
+            answers = None
+            # A quick question first: whoever hangs must not hold up a whole publish.
+            if contact in self._holders or await self._is_there(contact):
+                answers = await self._client.push(contact.address, items, read, unasked=True)
         except RemoteError as error:
             log.info("a peer keeps no copy: %s", error)
             self._avoid(contact.address, error)
             raise
+        if answers is None:
+            # One machine that others name under two ids is one copy.
+            where = format_address(contact.address)
+            raise NotAPeerError(f"{where} is not the peer {contact.id.hex()}")
         if any(answer.state == "held" for answer in answers):
-            self._holders[contact.id] = None
-            self._holders.move_to_end(contact.id)
+            self._holders[contact] = None
+            self._holders.move_to_end(contact)
             while len(self._holders) > KNOWN_PEERS_MAX:
                 self._holders.popitem(last=False)
         return answers
+
+    async def _is_there(self, contact: Contact) -> bool:
+        return (await self._client.peer_info(contact.address)).id == contact.id.hex()
 
     def _avoid(self, address: Address, fault: RemoteError) -> None:
         now = asyncio.get_running_loop().time()  # The failure itself may have taken long.
@@ -255,14 +268,14 @@ class _Spreading:
         self._turns = asyncio.Semaphore(SPREADS_MAX)
         self._count = 0
         self._has_room = asyncio.Event()
-        self._is_closed = False
+        self._closing = asyncio.Event()
 
     async def add(self, placed: Sequence[_Task]) -> None:
         """Have the records of these spread soon. Returns at once unless too many wait already."""
-        while self._count >= SPREAD_RECORDS_MAX and not self._is_closed:
+        while self._count >= SPREAD_RECORDS_MAX and not self._closing.is_set():
             self._has_room.clear()
             await self._has_room.wait()
-        if self._is_closed:
+        if self._closing.is_set():
             return
         self._count += len(placed)
         self._placed += placed
@@ -270,20 +283,32 @@ class _Spreading:
             self._finding = asyncio.ensure_future(self._find_peers())
 
     async def close(self) -> None:
-        """Send no more."""
-        self._is_closed = True
+        """Send what waits, without further delay and for `SPREAD_GRACE_S` at most."""
+        self._closing.set()
         self._has_room.set()
-        tasks = [*self._sending.values(), *([self._finding] if self._finding else ())]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SPREAD_GRACE_S):
+                while tasks := self._tasks():
+                    await asyncio.wait(tasks)
+        if left := self._count:
+            log.info("stopping with %d records of which some peers were to know", left)
+        tasks = self._tasks()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [*self._sending.values(), *([self._finding] if self._finding else ())]
+
     async def _find_peers(self) -> None:
         """Look for all of the k closest to what was placed."""
         try:
-            await asyncio.sleep(SPREAD_AFTER_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SPREAD_AFTER_S):
+                    await self._closing.wait()
             while self._placed:
-                tasks, self._placed = self._placed, []
+                tasks = self._placed[:BUNDLE_ITEMS_MAX]
+                del self._placed[:BUNDLE_ITEMS_MAX]
                 try:
                     await self._find(tasks, RECORD_COPIES)
                     for task in tasks:
@@ -306,11 +331,13 @@ class _Spreading:
         waiting = self._waiting[contact]
         try:
             while waiting:
-                async with self._turns:
+                async with self._turns, asyncio.timeout(SPREAD_S):
                     batch = waiting[:BUNDLE_ITEMS_MAX]
                     await self._push(contact, batch)
                 del waiting[: len(batch)]
                 self._forget(len(batch))
+        except TimeoutError:
+            log.info("%s takes records too slowly", format_address(contact.address))
         except RemoteError:
             pass  # Whoever pushes has logged it.
         finally:

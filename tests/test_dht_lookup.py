@@ -664,6 +664,6 @@ def test_whatever_comes_in_whatever_order_a_lookup_stays_whole(
 
     Course(one, options, need, own, len(rumours)).run(step)
     assert len({each.id for each in one.closest()}) == len(one.closest())
-    assert len(one.closest()) <= options.k
+    assert len(one.closest()) <= (need or options.k)
     assert not set(one.closest()) & set(refuted)
     assert len(one.unheard()) <= options.k

@@ -72,12 +72,15 @@ class Bundles(PeerClient):
         self.arrived = asyncio.Event()
         self.broken: set[Address] = set()
         self.strangers: set[Address] = set()
+        # Who is at an address instead of the one whom the overlay knows there.
+        self.others: dict[Address, bytes] = {}
         self.lies: tuple[tuple[int, bytes, int], ...] = ()
 
     async def peer_info(self, address: Address) -> PeerInfo:
         if address in self.strangers:
             raise NotAPeerError("no peer")
-        return PeerInfo(p2pweb=1, id="", home=None, version="")
+        known = bytes([address[1]]) * 20
+        return PeerInfo(p2pweb=1, id=self.others.get(address, known).hex(), home=None, version="")
 
     async def send(
         self,
@@ -115,8 +118,8 @@ class Bundles(PeerClient):
 class Known:
     """An overlay of a few contacts."""
 
-    def contacts(self) -> list[Contact]:
-        return CONTACTS
+    def knows_few(self) -> bool:
+        return True
 
     def closest(self, key: bytes, count: int) -> list[Contact]:
         return sorted(CONTACTS, key=lambda one: distance(one.id, key))[:count]
@@ -130,13 +133,14 @@ class Large:
             Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in range(100, 140)
         ]
         self.needs: list[int] = []
+        self.silent: set[Contact] = set()
 
-    def contacts(self) -> list[Contact]:
-        return self.everybody
+    def knows_few(self) -> bool:
+        return False
 
     async def find_node(self, key: bytes, need: int) -> list[Contact]:
         self.needs.append(need)
-        return self.nearest(key)[:need]
+        return [one for one in self.nearest(key) if one not in self.silent][:need]
 
     def nearest(self, key: bytes) -> list[Contact]:
         return sorted(self.everybody, key=lambda one: distance(one.id, key))
@@ -200,7 +204,11 @@ async def test_a_publish_answers_while_uncounted_records_are_stuck(at_once: None
         assert told == {one.address for one in CONTACTS}
 
 
-async def test_a_peer_that_closes_spreads_no_more(at_once: None) -> None:
+async def test_a_peer_that_closes_waits_for_a_peer_that_hangs_so_long_and_no_longer(
+    at_once: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replication_module, "SPREAD_GRACE_S", 0.01)
+    caplog.set_level("INFO")
     async with replicating() as (replication, client):
         client.go.clear()
         item, segment = small_file(b"few bytes")
@@ -209,6 +217,7 @@ async def test_a_peer_that_closes_spreads_no_more(at_once: None) -> None:
         before = len(client.sent)
         await replication.close()
         assert len(asyncio.all_tasks()) == 1
+        assert "stopping with" in caplog.text
         client.go.set()
         # What is placed in the last moment is counted as ever, and not spread.
         other, segment = small_file(b"other bytes", "/b.txt")
@@ -304,6 +313,60 @@ async def test_a_publish_waits_for_the_lookup_of_its_holders_alone(at_once: None
         assert overlay.needs == [COPIES, 20]
         told = [address for address, _ in client.records_alone()]
         assert sorted(told) == sorted(one.address for one in nearest[COPIES:20])
+
+
+async def test_a_peer_that_closes_spreads_at_once_what_it_owes() -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        await replication.place([item], COPIES, [segment])
+        assert not client.records_alone()
+        await replication.close()
+        assert len(client.records_alone()) == 20 - COPIES
+
+
+async def test_a_peer_that_takes_records_too_slowly_is_given_up(
+    at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replication_module, "SPREAD_S", 0.01)
+    monkeypatch.setattr(replication_module, "SPREAD_RECORDS_MAX", 2)
+    async with replicating() as (replication, client):
+        client.go.clear()
+        for number in range(3):
+            item, segment = small_file(b"few bytes", f"/{number}.txt")
+            assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
+
+
+async def test_silence_of_all_others_is_copies_missing_and_no_small_network() -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, _):
+        overlay.silent = set(overlay.everybody)
+        item, segment = _item_far_from_us()
+        assert await replication.place([item], COPIES, [segment]) == [Placed(1, COPIES)]
+
+
+async def test_one_machine_under_two_ids_is_one_copy() -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        nearest = overlay.nearest(record_key(item.signed.record))
+        first = overlay.everybody.index(nearest[0])
+        overlay.everybody[first] = Contact(nearest[0].id, nearest[1].address)
+        assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
+        whole = [address for address, _, segments, _ in client.sent if segments]
+        assert sorted(whole) == sorted(nearest[n].address for n in (1, 2, 3))
+
+
+async def test_nobody_is_owed_bytes_for_a_record_that_came_without(at_once: None) -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        replication._store.commit([item], [segment])
+        await replication.place([item], COPIES, [segment])
+        client.lies = (ItemAnswer.of(Held(((segment.blob, 0),))).wants[0],)
+        await turn(50)
+        assert len(client.records_alone()) == 20 - COPIES
+        assert not any(segments for _, _, segments, _ in client.sent[COPIES:])
 
 
 async def test_where_a_holder_keeps_nothing_the_next_closest_is_found(at_once: None) -> None:

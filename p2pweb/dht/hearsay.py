@@ -1,15 +1,15 @@
 """Contacts that others named and that nobody here has proved: where own lookups may start too.
 
 So a peer that lives for an hour knows hundreds of others at the price of hearing of them, without a
-PING to each. They are never named to anybody, and the first silence ends the memory of one. Bounded
-in all and for each host that told of them, lest one liar push out what the others said: ids cost a
-liar nothing, and ports little.
+PING to each. They are never named to anybody, and the memory of one ends with the first question
+of a lookup that it leaves unanswered. Bounded in all and for each host that told of them, lest one
+liar push out what the others said: ids cost a liar nothing, and ports little.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
@@ -39,6 +39,10 @@ class Hearsay:
 
     def __len__(self) -> int:
         return len(self._rumours)
+
+    def __iter__(self) -> Iterator[NodeId]:
+        """Every id, the one heard of longest ago first."""
+        return iter(self._rumours)
 
     def note(self, contact: Contact, teller: str, now: float) -> None:
         """A machine (`rates.machine`) names a contact. Who was heard of before stays where it was

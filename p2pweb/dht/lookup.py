@@ -124,7 +124,7 @@ class Lookup:
         if self._need < settings.k and not self._is_exact:
             # Nobody waits for upkeep: one after the other costs least.
             slots = min(slots, settings.upkeep_alpha)
-        slots += 2 * self._timeouts
+        slots = min(slots + 2 * self._timeouts, settings.slots_max)
         chosen: list[Contact] = []
         while self._in_flight < slots and self._asks < settings.asks_max:
             waiting, done = self._survey()
@@ -201,12 +201,15 @@ class Lookup:
         return bool(others)
 
     def closest(self) -> tuple[Contact, ...]:
-        """The k nearest contacts that answered, one for each id, nearest first."""
+        """The nearest contacts that answered, as many as are needed and one for each id, in order.
+
+        Farther ones that answered too are not among them: between those there may be others.
+        """
         answered: dict[NodeId, Contact] = {}
         for candidate in self._order:
             if candidate.state is _ANSWERED:
                 answered.setdefault(candidate.contact.id, candidate.contact)
-        return tuple(answered.values())[: self._settings.k]
+        return tuple(answered.values())[: self._need]
 
     def know(self, contacts: Sequence[Contact]) -> bool:
         """More contacts of this peer's own; whether any of them is new."""

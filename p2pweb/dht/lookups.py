@@ -92,6 +92,13 @@ class Lookups:
             self._paused -= 1
             self._advance(run, run.lookup, now)
 
+    def known(self) -> int:
+        """How many others are known, by hearsay or at first hand; from k on, the latter alone."""
+        table = self._asker.table
+        if len(table) >= self._settings.k:
+            return len(table)
+        return len(table) + sum(table.get(one) is None for one in self._hearsay)
+
     def thinnest(self) -> tuple[int, int]:
         """Of which part of the id space the fewest are known, and how many those are."""
         bits = STRATA_BITS

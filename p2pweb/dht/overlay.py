@@ -349,10 +349,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         self._perform(peer.explore(now))
 
     async def find_node(self, key: bytes, need: int | None = None) -> list[Contact]:
-        """The contacts closest to a key (20 bytes) that answered, nearest first.
-
-        They are the `need` (1 to k; k) closest, and up to k with such others as answered meanwhile.
-        """
+        """The `need` (1 to k; k) contacts closest to a key (20 bytes) that answered, in order."""
         _own(key)
         done = await self._call(
             LookupDone, lambda peer, token, now: peer.find_node(token, key, now, need)
@@ -424,6 +421,14 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
             )
             for entry in self._at_work()[0].table
         ]
+
+    def knows_few(self) -> bool:
+        """Whether fewer than k others are known, by hearsay or at first hand.
+
+        Those in the table are then the closest to every key. A table alone may be short of
+        contacts because all of them are of one address range.
+        """
+        return self._at_work()[0].knows_few()
 
     def best_contacts(self, count: int) -> list[Contact]:
         """The contacts to begin with in the next run, the most useful first."""

@@ -110,6 +110,10 @@ class Peer:
             self._hear(message, address, now)
         return self._decided(now)
 
+    def knows_few(self) -> bool:
+        """Whether fewer than k others are known, by hearsay or at first hand."""
+        return self._lookups.known() < self._settings.k
+
     def next_timer(self) -> float:
         """When `handle_timer` is to be called, at the latest."""
         return min(

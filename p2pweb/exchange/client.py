@@ -216,7 +216,13 @@ class PeerClient:
         at_once = place_copies if few and len(sent) == len(few) else None
         answers = await self.send(address, items, sent, place_copies=at_once)
         try:
-            wants = dict.fromkeys(part for answer in answers for part in answer.parts)
+            # Nobody is owed the bytes of a record that it is sent without them.
+            wants = dict.fromkeys(
+                part
+                for item, answer in zip(items, answers, strict=True)
+                if item.with_bytes
+                for part in answer.parts
+            )
             if not wants and place_copies == at_once:
                 return answers
             offered = {part for item in items for part in item.signed.record.parts(item.segment)}
