@@ -344,8 +344,24 @@ def test_a_cancelled_lookup_makes_room_and_hears_nothing_more() -> None:
 def test_lookup_whose_questions_cannot_go_out_ends() -> None:
     bench = Bench(Settings(queries_max=1, lone_tries=2))
     bench.know(contact(8), contact(9))
-    (sent,) = bench.peer.find_node(1, KEY, bench.now)
-    assert bench.reply(sent, [])[-1] == LookupDone(1, (contact(8),))
+    (glance,) = sends(bench.peer.explore(bench.now))
+    assert bench.peer.find_node(1, KEY, bench.now) == [LookupDone(1, ())]
+    bench.reply(glance, [])
+    (sent,) = sends(bench.peer.find_node(2, KEY, bench.now))
+    assert sent.address in (contact(8).address, contact(9).address)
+
+
+def test_many_lookups_at_once_take_silence_for_nothing_sooner_than_one() -> None:
+    """A question that found no place among the others would count as unanswered."""
+    bench = Bench()
+    bench.know(*(contact(n << 140, port=1_000 + n) for n in range(1, 201)))
+    actions: list[Action] = []
+    for token in range(2 * DEFAULTS.lookups_max):
+        key = token.to_bytes(2, "big") * 10
+        actions += bench.peer.find_value(token, key, bench.now)
+    actions += bench.pass_time(bench.now + 1.0)
+    assert len(sends(actions)) > DEFAULTS.lookups_max * DEFAULTS.k
+    assert not [one for one in actions if isinstance(one, LookupDone)]
 
 
 def test_a_lookup_goes_on_to_the_living_when_the_forty_nearest_of_the_table_are_silent() -> None:

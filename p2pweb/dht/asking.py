@@ -77,16 +77,22 @@ class Asker:
         entry = self.table.at(address)
         measured_s = None if entry is None else entry.rtt.brisk_timeout_s()
         if measured_s is None:
-            measured_s = self.everyone.brisk_timeout_s()
-        return self.patient_s(address) if measured_s is None else measured_s
+            measured_s = self._as_others_s(self.everyone.brisk_timeout_s())
+        return measured_s
 
     def steady_s(self, address: Address) -> float:
         """The same where a slow contact is not to be passed over."""
         entry = self.table.at(address)
         measured_s = None if entry is None else entry.rtt.timeout_s()
         if measured_s is None:
-            measured_s = self.everyone.timeout_s()
-        return self.patient_s(address) if measured_s is None else measured_s
+            measured_s = self._as_others_s(self.everyone.timeout_s())
+        return measured_s
+
+    def _as_others_s(self, others_s: float | None) -> float:
+        """How long a stranger may take: no longer than if nothing were known of the others, of whom
+        a few that are slow would else have everybody wait for the dead."""
+        most_s = within(self.settings.rtt_initial_s, self.settings)
+        return most_s if others_s is None else min(others_s, most_s)
 
     def lone_s(self, tries: int) -> float:
         """The same while nobody at all answers: as for a stranger, twice that for the next try."""

@@ -59,7 +59,7 @@ class Settings:
     refresh_jitter: float = 0.1
 
     # --- queries ---
-    # Unanswered queries of our own, late ones included. A query costs about 0.5 KB.
+    # Unanswered queries of our own, late ones included, which give way. A query costs about 0.5 KB.
     queries_max: int = 8_192
     # How long after a query was sent its answer still counts: twice the patience of a stock node.
     late_for_s: float = 10.0
@@ -68,8 +68,9 @@ class Settings:
     store_tries: int = 2
 
     # --- lookups ---
-    # Lookups at work at once; further ones wait their turn.
-    lookups_max: int = 256
+    # Lookups at work at once; further ones wait their turn. Where everybody is silent a lookup has
+    # up to 75 questions on time, and what finds no place among the queries would count as silence.
+    lookups_max: int = 96
     # A contact with a clean record is asked twice, so that one lost packet hides no value; one
     # that missed its last question is asked once.
     ask_tries: int = 2
@@ -162,6 +163,11 @@ class Settings:
     rtt_ceiling_s: float = 5.0
     # Least allowance above the mean: the grain of timers and schedulers.
     rtt_margin_s: float = 0.01
+
+    @property
+    def slots_max(self) -> int:
+        """Questions of one lookup in flight, so that there is a place for those of all."""
+        return max(1, self.queries_max // (self.lookups_max + 1))
 
     @property
     def range_bucket_limit(self) -> int:
