@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -101,7 +102,9 @@ class PeerNode:
         self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="p2pweb")
         self._writer = writer()
         self._asking: asyncio.Task[None] | None = None
-        self._saving: asyncio.TimerHandle | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._state_lock = threading.Lock()
+        self._is_closing = False
         self._begun_s = asyncio.get_running_loop().time()
         self._next_remembered = 0
         self.node_id = bytes.fromhex(self._state.node_id)
@@ -177,13 +180,14 @@ class PeerNode:
 
     async def close(self) -> None:
         """Stop: no new connections, answers in flight finish, the state is saved."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
-        if self._saving is not None:
-            self._saving.cancel()
-            if self._note_contacts():
-                self._save_state()
+        self._is_closing = True
+        saving = self._saving
+        for chore in (self._asking, saving):
+            if chore is not None:
+                chore.cancel()
+                await asyncio.gather(chore, return_exceptions=True)
+        if saving is not None and self._note_contacts():
+            await self._run(self._save_state)
         await self.server.close(GRACE_S)
         if self._access_log is not None:
             await self._access_log.close()
@@ -284,19 +288,19 @@ class PeerNode:
 
     def _met(self, event: Event) -> None:
         _tell(event)
-        if self._saving is None:
-            self._save_soon()
+        if self._saving is None and not self._is_closing:
+            self._saving = asyncio.ensure_future(self._save_contacts())
+            self._saving.add_done_callback(_tell_failure)
 
-    def _save_soon(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._saving = loop.call_later(SAVE_AFTER_S, self._remember_contacts)
-
-    def _remember_contacts(self) -> None:
-        if self._note_contacts():
-            self._saving = None
-            self._save_state()
-        else:
-            self._save_soon()
+    async def _save_contacts(self) -> None:
+        """Save whom the overlay knows, beside the loop: a busy disk may take seconds to sync."""
+        noted = False
+        while not noted:
+            await asyncio.sleep(SAVE_AFTER_S)
+            noted = self._note_contacts()
+        # What happens from here on is for the next one.
+        self._saving = None
+        await self._run(self._save_state)
 
     def _note_contacts(self) -> bool:
         """Take over whom the overlay knows; False while it may be cut off, or knows nobody."""
@@ -307,11 +311,12 @@ class PeerNode:
         return True
 
     def _save_state(self) -> None:
-        self._state.home = self.holdings.home
-        try:
-            write_peer_state(self._state_path, self._state)
-        except OSError as error:
-            log.error("cannot save %s: %s", self._state_path, error.strerror)
+        with self._state_lock:
+            self._state.home = self.holdings.home
+            try:
+                write_peer_state(self._state_path, self._state)
+            except OSError as error:
+                log.error("cannot save %s: %s", self._state_path, error.strerror)
 
     def _run(self, call: Callable[[], T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._executor, call)
@@ -345,9 +350,9 @@ async def start_peer(
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:
-    """A chore that runs as long as the peer ended by itself."""
+    """A chore ended by a fault of ours: the peer goes on without it."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("this peer asks for others no more", exc_info=error)
+        log.error("a chore of this peer broke off", exc_info=error)
 
 
 def _tell(event: Event) -> None:
@@ -370,8 +375,9 @@ async def _resolve(address: Address) -> list[Address]:
     loop = asyncio.get_running_loop()
     try:
         infos = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        log.warning("cannot find the host %s: %s", host, error.strerror)
+    except (OSError, UnicodeError) as error:
+        # The resolver says the latter to an empty label, or to one of more than 63 characters.
+        log.warning("cannot find the host %s: %s", host, error)
         return []
     hosts = [canonical_host(str(info[4][0])) for info in infos]
     return [(name, port) for name in dict.fromkeys(hosts) if name is not None]

@@ -98,6 +98,10 @@ def test_joining_by_an_address_where_nobody_or_no_peer_answers_is_refused(tmp_pa
     flags = ("up", "--host", "127.0.0.1", "--port", str(here), "--data", str(tmp_path / "data"))
     nobody = fault_of(*flags, "--join", f"127.0.0.1:{there}")
     assert f"cannot join by 127.0.0.1:{there}" in nobody
+    nameless = run_cli(*flags, "--join", f"a..b:{there}")
+    assert nameless.returncode == 1
+    assert nameless.stderr.splitlines()[-1].startswith(f"p2pweb: cannot join by a..b:{there}")
+    assert "Traceback" not in nameless.stderr
     with other_server() as port:
         fault = fault_of(*flags, "--join", f"127.0.0.1:{port}")
         # And again: a first failure leaves nothing behind that would let the second one pass.

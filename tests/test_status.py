@@ -37,9 +37,13 @@ DEATH_S = 30.0
 
 
 def known(
-    address: tuple[str, int], *, strikes: int = 0, rtt_s: float | None = 0.01
+    address: tuple[str, int],
+    *,
+    strikes: int = 0,
+    rtt_s: float | None = 0.01,
+    proved: bool = True,
 ) -> ContactState:
-    return ContactState(NodeId(b"n" * 20), address, rtt_s, 90.0, strikes, proved=True)
+    return ContactState(NodeId(b"n" * 20), address, rtt_s, 90.0, strikes, proved)
 
 
 def status(
@@ -207,9 +211,20 @@ def shown(told: PeerStatus, columns: int = 120) -> str:
     return capture.get()
 
 
+def test_a_contact_of_an_earlier_run_has_not_answered_yet() -> None:
+    told = status(known(("192.0.2.1", 1), rtt_s=None, proved=False), knows_others=True)
+    assert wire.decode_status(wire.encode_json(told)) == told
+    assert told.contacts[0].answered_ago_s is None
+    assert told.is_cut_off
+
+
 def test_table_names_the_peer_and_marks_silent_contacts() -> None:
     text = shown(
-        status(known(("::1", 7), strikes=3, rtt_s=None), known(("10.0.0.1", 8), rtt_s=1.5))
+        status(
+            known(("::1", 7), strikes=3, rtt_s=None),
+            known(("10.0.0.1", 8), rtt_s=1.5),
+            known(("10.0.0.2", 8), rtt_s=None, proved=False),
+        )
     )
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines == [
@@ -217,10 +232,11 @@ def test_table_names_the_peer_and_marks_silent_contacts() -> None:
         f"node id {'ab' * 20}",
         f"home site {SITE}",
         "running for 1 min 0 s, since 2026-02-28 23:59",
-        "contacts 2, 1 of them silent",
+        "contacts 3, 2 of them silent",
         "",
         "contact round trip last answer strikes",
         "10.0.0.1:8 1.5 s 10 s ago 0",
+        "10.0.0.2:8 not known not yet 0 silent",
         "[::1]:7 not known 10 s ago 3 silent",
     ]
 

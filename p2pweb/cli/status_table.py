@@ -74,14 +74,16 @@ def _table(status: PeerStatus) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for contact in status.contacts:
+        ago_s = contact.answered_ago_s
+        is_silent = ago_s is None or contact.strikes > 0
         cells = (
             contact.address,
             _round_trip(contact),
-            f"{span(contact.answered_ago_s)} ago",
+            "not yet" if ago_s is None else f"{span(ago_s)} ago",
             str(contact.strikes),
-            "silent" if contact.strikes else "",
+            "silent" if is_silent else "",
         )
-        style = _SILENT_STYLE if contact.strikes else ""
+        style = _SILENT_STYLE if is_silent else ""
         table.add_row(*(Text(cell, style) for cell in cells))
     return table
 

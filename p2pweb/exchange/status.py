@@ -55,7 +55,7 @@ def status_of(
     Contacts are in the order of their addresses. Where they are more than the message holds, the
     silent ones are kept first: somebody looks for these.
     """
-    listed = sorted(contacts, key=lambda one: (one.strikes == 0, _order(one.address)))
+    listed = sorted(contacts, key=lambda one: (_is_well(one), _order(one.address)))
     listed = sorted(listed[:STATUS_CONTACTS_MAX], key=lambda one: _order(one.address))
     return PeerStatus(
         p2pweb=info.p2pweb,
@@ -65,18 +65,23 @@ def status_of(
         up_s=_seconds(now_s - begun_s),
         knows_others=knows_others,
         contact_count=len(contacts),
-        silent_count=sum(one.strikes > 0 for one in contacts),
+        silent_count=sum(not _is_well(one) for one in contacts),
         contacts=tuple(
             ContactStatus(
                 address=format_address(one.address),
                 id=one.id.hex(),
                 rtt_s=None if one.rtt_s is None else _seconds(one.rtt_s),
-                answered_ago_s=_seconds(now_s - one.last_answer),
+                answered_ago_s=_seconds(now_s - one.last_answer) if one.proved else None,
                 strikes=one.strikes,
             )
             for one in listed
         ),
     )
+
+
+def _is_well(contact: ContactState) -> bool:
+    """Whether it has answered in this run, and what it was asked last."""
+    return contact.proved and not contact.strikes
 
 
 def _order(address: Address) -> _Order:

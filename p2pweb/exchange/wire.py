@@ -38,7 +38,7 @@ ANSWER_BYTES_MAX = 1024 * 1024
 
 # Whoever asks for a status names this as an option of the Connection field; see `status`.
 STATUS_OPTION = "p2pweb-status"
-# As many contacts as a peer keeps of a small network, so that such a one is told whole.
+# More contacts than a peer of ten thousand others has, so that its table is told whole.
 STATUS_CONTACTS_MAX = 1_024
 # These, at up to 200 bytes, and what is said of the peer itself.
 STATUS_BYTES_MAX = 256 * 1024
@@ -77,14 +77,14 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
 class ContactStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A contact as its peer sees it. `address` is an IP literal and a port, `host:port`.
 
-    `rtt_s` is the smoothed round trip, None before the first one; `strikes` are the questions left
-    unanswered since the last answer.
+    `rtt_s` is the smoothed round trip, `answered_ago_s` how long ago the last answer came, both
+    None before the first one in this run; `strikes` are the questions left unanswered since.
     """
 
     address: str
     id: IdHex
     rtt_s: Seconds | None
-    answered_ago_s: Seconds
+    answered_ago_s: Seconds | None
     strikes: Count
 
     def __post_init__(self) -> None:
