@@ -570,11 +570,11 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
                 self._on_event(event)
 
     def _send(self, data: bytes, address: Address) -> None:
-        door = self._routes.get(address)
-        if door is None:
-            door = next((one for one in self._doors if one.reaches(address)), None)
-        if door is not None:
-            door.send(data, address)
+        known = self._routes.get(address)
+        for door in self._doors if known is None else (known,):
+            if door.reaches(address):
+                door.send(data, address)
+                return
 
     def _learn_route(self, protocol: OverlayProtocol, address: Address) -> None:
         for door in self._doors:
