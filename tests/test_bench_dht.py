@@ -5,15 +5,28 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from bench_dht import parse_options
 from bench_dht_kinds import OURS, SYSTEMS, LeftOutError, prepare
 from bench_dht_network import AT_ONCE_MAX, SLOW_MS, Call, Calls, _at_once, _shares
-from bench_dht_publish import COPIES, Published
-from bench_dht_report import GOALS, Cell, as_json, percentile, puts_of, tally, verdicts
+from bench_dht_nodes import COPIES, MISSING, UNPROVED, Ours
+from bench_dht_publish import Published
+from bench_dht_report import (
+    FIRST_HITS,
+    GOALS,
+    Cell,
+    as_json,
+    first_hits,
+    percentile,
+    puts_of,
+    tally,
+    verdicts,
+)
 from bench_kinds import BenchError
+from bench_machine import memory_note
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "tools" / "bench_dht.py"
@@ -38,6 +51,7 @@ def cell(**kinds: list[Calls]) -> Cell:
         ["--nodes", ""],
         ["--killed", "91"],
         ["--killed", "-1"],
+        ["--nodes", "20,4", "--killed", "0,90"],
         ["--gets", "0"],
         ["--gets", "many"],
         ["--rounds", "101"],
@@ -99,8 +113,79 @@ def test_no_goal_is_reached_by_failing_fast() -> None:
     lost = cell(hits=hits)
     lost.lost = 1
     assert verdicts([lost], None)[0].reached
-    short = Published(calls=calls("found"), copies=COPIES - 1)
-    assert not verdicts([], short)[0].reached
+
+
+def placed(copies: int, outcome: str = "found") -> Calls:
+    return Calls(made=[Call(ms=1.0, outcome=outcome, copies=copies)], wanted=1)
+
+
+@pytest.mark.parametrize("kind", ["hits", "misses", "puts"])
+def test_a_goal_of_which_every_call_failed_is_missed(kind: str) -> None:
+    (failed,) = verdicts([cell(**{kind: [calls("late", "late")]})], None)
+    assert (failed.ms, failed.reached, failed.but) == (None, False, "all failed")
+    (unmade,) = verdicts([cell(**{kind: [calls()]})], None)
+    assert (unmade.ms, unmade.reached, unmade.but) == (None, False, "no call was made")
+
+
+def test_a_goal_of_copies_is_missed_by_a_single_call_with_fewer() -> None:
+    assert verdicts([cell(puts=[placed(COPIES)])], None)[0].reached
+    (short,) = verdicts([cell(puts=[placed(COPIES), placed(COPIES - 1)])], None)
+    assert (short.reached, short.but) == (False, "7 copies only")
+    assert verdicts([], Published(calls=placed(COPIES)))[0].reached
+    (short,) = verdicts([], Published(calls=placed(COPIES - 1)))
+    assert (short.reached, short.but) == (False, "7 copies only")
+    (failed,) = verdicts([], Published(calls=calls("failed")))
+    assert (failed.reached, failed.but) == (False, "all failed")
+
+
+def test_the_first_hits_of_each_round_are_told_apart() -> None:
+    late = Calls(
+        made=[Call(ms=float(number), outcome="found") for number in range(1, 2 * FIRST_HITS)]
+    )
+    figures = first_hits(cell(hits=[late, calls("found")]))
+    assert (figures.made, figures.max_ms, figures.p99_ms) == (FIRST_HITS + 1, FIRST_HITS, None)
+    told = as_json([cell(hits=[late])], None, {}, {}, [])
+    assert told["gets"][0]["first_hits"]["max_ms"] == FIRST_HITS
+
+
+class Search:
+    """A search that finds nothing, and that so many answered."""
+
+    def __init__(self, answered: int) -> None:
+        self.closest = range(answered)
+
+    async def __aenter__(self) -> "Search":
+        return self
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+    async def __aiter__(self) -> AsyncIterator[object]:
+        for found in ():
+            yield found
+
+    def find_value(self, key: bytes) -> "Search":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("answered", "others", "how"),
+    [(8, 200, MISSING), (7, 200, UNPROVED), (3, 3, MISSING), (2, 3, UNPROVED)],
+)
+async def test_a_miss_is_proved_by_those_who_would_know(
+    answered: int, others: int, how: str
+) -> None:
+    ours = Ours()
+    ours._nodes.append(Search(answered))
+    _, told = await ours.get("00" * 20, None, others)
+    assert told == how
+
+
+def test_data_in_memory_is_noted(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"disk / ext4 rw 0 0\ntmpfs {tmp_path} tmpfs rw 0 0\n")
+    assert "tmpfs" in (memory_note(tmp_path / "peers", mounts) or "")
+    assert memory_note(tmp_path.parent, mounts) is None
+    assert memory_note(tmp_path, tmp_path / "nothing") is None
 
 
 def test_goals_are_about_ours_alone() -> None:
@@ -165,7 +250,9 @@ def test_a_quick_run_of_ours_finds_every_value_that_lives() -> None:
     assert (ours["system"], ours["hits"]["outcomes"]) == ("ours", {"found": 5})
     assert ours["misses"]["outcomes"] == {"missing": 5}
     assert told["publish"]["outcomes"] == {"found": 5}
-    assert told["publish"]["copies"] == 8
+    assert told["publish"]["copies_least"] == 8
+    assert ours["first_hits"]["made"] == 5
+    assert any("of up to 256 peers whole" in note for note in told["notes"])
 
 
 def test_a_wrong_flag_is_told_without_a_traceback() -> None:

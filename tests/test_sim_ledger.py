@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from p2pweb.dht.contact import key_for
 from p2pweb.sim.ledger import VIOLATIONS_SHOWN, Ledger, Outcome
-from p2pweb.sim.report import percentile
+from p2pweb.sim.report import percentile, report
+from p2pweb.sim.run import Run, Sample
+from p2pweb.sim.scenario import Expected, Scenario, Workload
 from p2pweb.sim.values import Publisher, Shelf
 
 TIMES_S = (1.0, 0.1, 0.2)
@@ -29,7 +31,27 @@ def test_outcomes() -> None:
     assert outcome([3], acknowledged=2) == (Outcome.FOUND, 0)
     assert outcome([1], acknowledged=2) == (Outcome.STALE, 0)
     assert outcome([None], acknowledged=2) == (Outcome.NOT_FOUND, 0)
-    assert outcome([]) == (Outcome.PROVED_ABSENT, 0)
+    # Sent by somebody, and acknowledged by nobody.
+    assert outcome([]) == (Outcome.NOT_FOUND, 0)
+
+
+def test_absence_is_of_what_nobody_sent_and_proved_by_who_had_to_know() -> None:
+    ledger = Ledger()
+    ledger.got("absent", [], 0, TIMES_S)
+    ledger.got("absent", [], 0, TIMES_S, is_proved=False)
+    ledger.sending("name", 1)
+    ledger.got("name", [], 0, TIMES_S, is_proved=False)
+    seen = [get.outcome for get in ledger.gets]
+    assert seen == [Outcome.PROVED_ABSENT, Outcome.NOT_PROVED, Outcome.NOT_FOUND]
+
+
+def test_puts_before_the_measurement_have_no_times_and_their_failures_are_kept() -> None:
+    ledger = Ledger(puts_failed=2)
+    ledger.acknowledged("name", 1, 0.5)
+    ledger.begin()
+    ledger.acknowledged("name", 2, None)
+    assert (ledger.puts_s, ledger.puts_failed, ledger.puts_failed_before) == ([], 0, 2)
+    assert ledger.newest("name") == 2
 
 
 def test_a_value_that_nobody_published_is_a_violation() -> None:
@@ -80,3 +102,69 @@ def test_a_percentile_is_the_smallest_that_enough_do_not_exceed(
 def test_no_values_no_percentile() -> None:
     assert percentile([], 0.5) is None
     assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == pytest.approx(2.0)
+
+
+def missed(expected: Expected, ledger: Ledger) -> list[str]:
+    """What a run of this ledger, which began at 0, lacks."""
+    scenario = Scenario(about="", expected=expected, workload=Workload(gets_want="newest"))
+    seen = Run(
+        scenario=scenario,
+        seed=1,
+        began_s=0.0,
+        ended_s=10.0,
+        ledger=ledger,
+        samples=[Sample(0.0, 0, 0, 1), Sample(10.0, 0, 0, 1)],
+        by_kind={},
+        peer_seconds=10.0,
+        contacts=[],
+        contacts_dead=0.0,
+        trace="",
+        wall_s=0.0,
+        cpu_s=0.0,
+        grow_cpu_s=0.0,
+    )
+    return report(seen).missed
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        Expected(found=0.5),
+        Expected(proved=0.5),
+        Expected(hit_p50_rtt=9.0),
+        Expected(hit_p99_rtt=9.0),
+        Expected(miss_p99_rtt=9.0),
+    ],
+)
+def test_what_nobody_measured_is_missed(expected: Expected) -> None:
+    (said,) = missed(expected, Ledger())
+    assert "nothing measured" in said
+    assert missed(Expected(), Ledger()) == []
+
+
+def test_puts_that_failed_are_judged_those_before_the_measurement_too() -> None:
+    for ledger in (Ledger(puts_failed=1), Ledger(puts_failed_before=1)):
+        assert missed(Expected(puts_failed=0), ledger) == [
+            "puts that failed: 1 instead of at most 0"
+        ]
+        assert missed(Expected(puts_failed=1), ledger) == []
+
+
+def test_misses_that_nobody_proved_are_judged_apart_from_what_was_found() -> None:
+    ledger = Ledger()
+    ledger.sending("name", 1)
+    ledger.got("name", [1], 1, TIMES_S)
+    ledger.got("absent", [], 0, TIMES_S)
+    ledger.got("absent", [], 0, TIMES_S, is_proved=False)
+    assert missed(Expected(found=1.0, proved=0.5), ledger) == []
+    (said,) = missed(Expected(found=1.0, proved=0.6), ledger)
+    assert said.startswith("misses that were proved: 0.5 ")
+
+
+def test_found_may_be_judged_from_a_later_moment_on() -> None:
+    ledger = Ledger()
+    ledger.sending("name", 1)
+    ledger.got("name", [], 1, TIMES_S)
+    ledger.got("name", [1], 1, (5.0, 0.1, 0.2))
+    assert missed(Expected(found=1.0, found_after_s=2.0), ledger) == []
+    assert missed(Expected(found=1.0), ledger) != []

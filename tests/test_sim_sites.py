@@ -176,7 +176,20 @@ def test_what_nobody_has_may_be_missing(judged: Judged) -> None:
     judged.answer(b"tw", is_whole=False, held=False)
     judged.answer(b"cannot be had", 503, path="/absent.html", held=False)
     assert judged.ledger.violations == []
-    assert judged.last is Outcome.NOT_FOUND
+    assert [get.outcome for get in judged.ledger.gets] == [
+        Outcome.NOT_FOUND,
+        Outcome.NOT_FOUND,
+        Outcome.NOT_PROVED,
+    ]
+
+
+def test_a_site_of_which_no_version_was_ever_published_is_not_found(judged: Judged) -> None:
+    ledger = Ledger()
+    checks = SiteChecks(ledger)
+    checks.publishing({PAGE: b"one"})
+    answer = Answer(404, {}, b"no such page", True, 1.5)
+    checks.answered(Asked(PAGE, "peer", "disk", 1.0, 0), answer, 2.0, [0, 0], lambda data: False)
+    assert (ledger.gets[0].outcome, ledger.violations) == (Outcome.NOT_FOUND, [])
 
 
 def test_a_peer_that_goes_back_is_told(judged: Judged) -> None:

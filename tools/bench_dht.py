@@ -25,16 +25,17 @@ from pathlib import Path
 from bench_dht_kinds import OURS, RIVALS_DEFAULT, SYSTEMS, Ready, prepare
 from bench_dht_network import (
     AT_ONCE_MAX,
+    MISSING,
     PATIENCE_S,
     Network,
     WorkerError,
     living,
 )
 from bench_dht_publish import Published, publish
-from bench_dht_report import Cell, as_json, print_report
+from bench_dht_report import FIRST_HITS, Cell, as_json, print_report
 from bench_flags import Parser, names
 from bench_kinds import BenchError
-from bench_machine import busy_note, machine
+from bench_machine import busy_note, machine, memory_note
 
 NODES_DEFAULT, NODES_MIN, NODES_MAX = "20,200", 2, 500
 KILLED_DEFAULT, KILLED_MAX = "0,30,50,70", 90
@@ -143,10 +144,15 @@ def parse_options(words: Words = None) -> Options:
     _check_range("--gets", given.gets, 1, GETS_MAX)
     _check_range("--rounds", given.rounds, 1, ROUNDS_MAX)
     _check_range("--seconds", given.seconds, 1, SECONDS_MAX)
+    sizes = _numbers("--nodes", given.nodes, NODES_MIN, NODES_MAX)
+    killed = _numbers("--killed", given.killed, 0, KILLED_MAX)
+    for nodes in sizes:
+        if _doomed(nodes, max(killed)) == nodes:
+            raise BenchError(f"of {nodes} nodes none would live if {max(killed)}% were killed")
     return Options(
         systems=names("system", given.only, list(SYSTEMS), flag="--only"),
-        nodes=_numbers("--nodes", given.nodes, NODES_MIN, NODES_MAX),
-        killed=_numbers("--killed", given.killed, 0, KILLED_MAX),
+        nodes=sizes,
+        killed=killed,
         gets=gets,
         rounds=min(rounds, gets),
         seconds=given.seconds,
@@ -156,6 +162,11 @@ def parse_options(words: Words = None) -> Options:
         profile=given.profile,
         rivals=given.rivals.absolute(),
     )
+
+
+def _doomed(nodes: int, killed: int) -> int:
+    """How many of the nodes so many percent are."""
+    return round(nodes * killed / 100)
 
 
 def _check_range(flag: str, given: int | None, least: int, most: int) -> None:
@@ -218,6 +229,8 @@ async def bench(options: Options, ready: list[Ready], left_out: dict[str, str]) 
 
 def _notes(options: Options) -> list[str]:
     """What a reader of the figures has to know."""
+    from p2pweb.dht.settings import DEFAULTS
+
     who = (
         "beside these nodes there are two more, which live: one puts, the other gets; each network "
         f"settled for {options.settle_s:g} s after the last node had joined"
@@ -229,7 +242,15 @@ def _notes(options: Options) -> list[str]:
     where = "everything ran on 127.0.0.1"
     if sys.platform.startswith("linux"):
         where += ", and no process had a socket beyond it"
-    return [who, when, where]
+    small = (
+        f"ours knows networks of up to {DEFAULTS.small_network} peers whole, so that there each of "
+        "its lookups is one hop"
+    )
+    notes = [who, when, where, small]
+    if options.publish and OURS in options.systems:
+        in_memory = memory_note(Path(tempfile.gettempdir()))
+        notes += [] if in_memory is None else [in_memory]
+    return notes
 
 
 async def _measure_cells(
@@ -268,7 +289,7 @@ async def _measure_cells(
 
 async def _measure(network: Network, cell: Cell, gets: int, options: Options, place: str) -> None:
     """One round of one cell."""
-    await network.grow(cell.nodes, round(cell.nodes * cell.killed / 100))
+    await network.grow(cell.nodes, _doomed(cell.nodes, cell.killed))
     await asyncio.sleep(options.settle_s)
     puts, stored = await network.put(range(gets), options.seconds)
     network.check_loopback()
@@ -280,10 +301,12 @@ async def _measure(network: Network, cell: Cell, gets: int, options: Options, pl
     cell.puts.append(puts)
     cell.hits.append(hits)
     cell.misses.append(misses)
-    cell.lost += sum(
-        call.outcome == "missing" and bool(one.holders) and gone.issuperset(one.holders)
+    lost = [
+        call.outcome == MISSING and bool(one.holders) and gone.issuperset(one.holders)
         for call, one in zip(hits.made, stored, strict=False)
-    )
+    ]
+    cell.lost += sum(lost)
+    cell.first_lost += sum(lost[:FIRST_HITS])
 
 
 async def _publish(options: Options) -> Published:

@@ -41,6 +41,8 @@ AT_ONCE_MAX = 32
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
 NOBODY_STORED = -1
+# How a get ends that finds nothing.
+MISSING = "missing"
 COPIES_UNTOLD = -1
 # Of the answer to a put: milliseconds, outcome, key, copies, holders.
 PUT_FIELDS = 5
@@ -250,9 +252,11 @@ class Network:
         They take turns at first, so that both meet the network as it is just after the deaths; what
         is left after `PACE_S` then comes in two parts.
         """
-        assert self.reader is not None
-        values = [(one.key, one.number) for one in stored]
-        nothing = [(os.urandom(self.ready.system.key_bytes).hex(), NOBODY_STORED) for _ in stored]
+        assert self.writer is not None and self.reader is not None
+        others = sum(len(worker.ports) for worker in (*self.lasting, self.writer))
+        size = self.ready.system.key_bytes
+        values = [(one.key, one.number, others) for one in stored]
+        nothing = [(os.urandom(size).hex(), NOBODY_STORED, others) for _ in stored]
         turns = [item for pair in zip(values, nothing, strict=True) for item in pair]
         first = await self.reader.time("get", turns, 1, min(PACE_S, seconds), profile)
         parts = []

@@ -25,6 +25,8 @@ LIBTORRENT_POLL_MS = 1000
 # nodes all have one IP address.
 UNLIMITED = 100_000_000
 FOUND, MISSING, WRONG = "found", "missing", "wrong"
+# Nothing was found, and fewer answered than have to know.
+UNPROVED = "unproved"
 
 
 class Nodes(Protocol):
@@ -36,8 +38,8 @@ class Nodes(Protocol):
     async def put(self, value: bytes) -> tuple[float, str, int, list[int]]:
         """When it ended, the key in hex, acknowledgements (0: none, -1: untold), holders' ports."""
 
-    async def get(self, key: str, value: bytes | None) -> tuple[float, str]:
-        """When it ended, and how."""
+    async def get(self, key: str, value: bytes | None, others: int) -> tuple[float, str]:
+        """When it ended, and how; `others` is how many other nodes live."""
 
 
 class Ours:
@@ -84,14 +86,17 @@ class Ours:
             ended, counted = time.perf_counter(), len(holders)
         return ended, key.hex(), counted if counted >= len(closest) else 0, holders
 
-    async def get(self, key: str, value: bytes | None) -> tuple[float, str]:
+    async def get(self, key: str, value: bytes | None, others: int) -> tuple[float, str]:
         how = MISSING
         async with self._nodes[-1].find_value(bytes.fromhex(key)) as search:
             async for found in search:
                 if found.value == value:
                     return time.perf_counter(), FOUND
                 how = WRONG
-        return time.perf_counter(), how
+        ended = time.perf_counter()
+        if how == MISSING and len(search.closest) < min(COPIES, others):
+            how = UNPROVED
+        return ended, how
 
 
 class _Shelf:
@@ -137,7 +142,7 @@ class Stock:
         stored = await self._nodes[-1].set(key, value)
         return time.perf_counter(), key, -1 if stored else 0, []
 
-    async def get(self, key: str, value: bytes | None) -> tuple[float, str]:
+    async def get(self, key: str, value: bytes | None, others: int) -> tuple[float, str]:
         found = await self._nodes[-1].get(key)
         return time.perf_counter(), _judged(found, value)
 
@@ -180,7 +185,7 @@ class OpenDht:
         at, stored = await asyncio.wrap_future(ended)
         return at, key.toString().decode(), -1 if stored else 0, []
 
-    async def get(self, key: str, value: bytes | None) -> tuple[float, str]:
+    async def get(self, key: str, value: bytes | None, others: int) -> tuple[float, str]:
         import opendht
 
         ended: concurrent.futures.Future[tuple[float, str]] = concurrent.futures.Future()
@@ -283,7 +288,7 @@ class Libtorrent:
             del self._puts[key]
         return at, key, int(str(copies)), []
 
-    async def get(self, key: str, value: bytes | None) -> tuple[float, str]:
+    async def get(self, key: str, value: bytes | None, others: int) -> tuple[float, str]:
         import libtorrent
 
         ended: concurrent.futures.Future[tuple[float, object]] = concurrent.futures.Future()

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench_dht_network import PATIENCE_S, Call, Calls
+from bench_dht_network import COPIES_UNTOLD, PATIENCE_S, Call, Calls
 from bench_kinds import HOST, BenchError
 from bench_servers import free_ports
 
@@ -35,10 +35,9 @@ PART_CALLS = 100
 
 @dataclass(slots=True, kw_only=True)
 class Published:
-    """The publishes, the fewest copies that one of them came to, and its parts."""
+    """The publishes and their parts."""
 
     calls: Calls = field(default_factory=Calls)
-    copies: int = COPIES
     parts: dict[str, list[Call]] = field(default_factory=dict)
 
 
@@ -63,25 +62,23 @@ async def _publish(count: int, client: object, ports: list[int], folder: Path) -
     published = Published()
     published.calls.wanted = count
 
-    async def send(copies: int | None) -> float:
+    async def send(copies: int | None) -> Call:
         item, segment = _small_file(key)
         start = time.perf_counter()
         (answer,) = await client.send(entry, [item], [segment], place_copies=copies)
         ended = time.perf_counter()
         if not answer.is_whole:
             raise BenchError(f"a peer does not keep a small file: {answer.state} {answer.why}")
-        if copies is not None:
-            published.copies = min(published.copies, answer.copies)
-        return (ended - start) * 1000
+        counted = COPIES_UNTOLD if copies is None else answer.copies
+        return Call(ms=(ended - start) * 1000, outcome="found", copies=counted)
 
-    async def ask() -> float:
+    async def ask() -> Call:
         start = time.perf_counter()
         await client.peer_info(entry)
-        return (time.perf_counter() - start) * 1000
+        return Call(ms=(time.perf_counter() - start) * 1000, outcome="found")
 
     for _ in range(WARM_UP):
         await _timed(lambda: send(COPIES))
-    published.copies = COPIES
     published.calls.made = [await _timed(lambda: send(COPIES)) for _ in range(count)]
     few = min(count, PART_CALLS)
     published.parts["one request to a peer"] = [await _timed(ask) for _ in range(few)]
@@ -94,13 +91,13 @@ async def _publish(count: int, client: object, ports: list[int], folder: Path) -
     return published
 
 
-async def _timed(call: Callable[[], Awaitable[float]]) -> Call:
+async def _timed(call: Callable[[], Awaitable[Call]]) -> Call:
     from p2pweb.errors import RemoteError
 
     start = time.perf_counter()
     try:
         async with asyncio.timeout(PATIENCE_S):
-            return Call(ms=await call(), outcome="found")
+            return await call()
     except TimeoutError:
         outcome = "late"
     except RemoteError:

@@ -6,8 +6,9 @@ process, whatever it does, so nothing is left behind when the one who started it
 no module that the rivals' Python may lack, other than the rival itself.
 
 Orders: `host` so many nodes that join by these ports; `put` values by their numbers; `get` keys
-with the number of the value that is right (-1: nobody has stored one). Each of the latter is timed
-here, next to the node that asks. The n-th value of a run is a function of its seed.
+with the number of the value that is right (-1: nobody has stored one) and how many other nodes
+live. Each of the latter is timed here, next to the node that asks. The n-th value of a run is a
+function of its seed.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ class Worker:
         at, key, copies, holders = await self._nodes.put(self._value(number))
         return at, [FOUND if copies else FAILED, key, copies, holders]
 
-    async def _get(self, asked: tuple[str, int]) -> tuple[float, list[object]]:
-        key, number = asked
+    async def _get(self, asked: tuple[str, int, int]) -> tuple[float, list[object]]:
+        key, number, others = asked
         value = None if number == NOBODY_STORED else self._value(number)
-        at, how = await self._nodes.get(key, value)
+        at, how = await self._nodes.get(key, value, others)
         return at, [how]
 
     def _value(self, number: int) -> bytes:

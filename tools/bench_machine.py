@@ -8,6 +8,7 @@ from pathlib import Path
 
 # With more than this to do, the machine is too busy for figures to mean much.
 LOAD_MAX = 0.5
+MOUNTS = Path("/proc/mounts")
 
 
 def machine() -> dict[str, object]:
@@ -25,6 +26,20 @@ def busy_note(load: float) -> str | None:
     if load <= LOAD_MAX:
         return None
     return f"the machine was busy before the run (load {load:.1f}): these figures mean little"
+
+
+def memory_note(folder: Path, mounts: Path = MOUNTS) -> str | None:
+    """What a reader has to know of the disk that a folder is on, where that is none."""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return None
+    kinds = {Path(words[1]): words[2] for words in map(str.split, lines)}
+    place = folder.resolve()
+    kind = next((kinds[one] for one in (place, *place.parents) if one in kinds), "")
+    if kind not in ("tmpfs", "ramfs"):
+        return None
+    return f"the peers' data was in {folder}, which is memory ({kind}): commits cost less there"
 
 
 def _cpu_model() -> str:

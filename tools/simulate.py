@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from p2pweb.dht.settings import DEFAULTS
 from p2pweb.errors import UsageError
 from p2pweb.sim.report import Report, report
 from p2pweb.sim.run import run
-from p2pweb.sim.scenario import Scenario, read_scenario
+from p2pweb.sim.scenario import Scenario, read_scenario, validated
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 # What `--vary` may change beside the overlay's settings.
@@ -68,6 +69,8 @@ def main(
         plot = here / plot
         if plot.suffix not in (".png", ".svg"):
             raise UsageError(f"--plot {plot.name}: the name has to end in .png or .svg")
+        if not plot.parent.is_dir():
+            raise UsageError(f"--plot {plot}: there is no folder {plot.parent}")
     base = _changed(_scenario(scenario, here), {"peers": peers, "hours": hours}, changes)
     varied = _varied(base, vary)
     reports: list[Report] = []
@@ -114,7 +117,7 @@ def _changed(
     scenario: Scenario, flags: dict[str, int | float | None], changes: tuple[str, ...]
 ) -> Scenario:
     flags = {name: value for name, value in flags.items() if value is not None}
-    scenario = msgspec.structs.replace(scenario, **flags)
+    scenario = _checked(msgspec.structs.replace(scenario, **flags))
     for change in changes:
         name, _, value = change.partition("=")
         scenario = _with(scenario, name, value)
@@ -131,12 +134,24 @@ def _varied(scenario: Scenario, vary: str | None) -> list[tuple[str, Scenario]]:
 def _with(scenario: Scenario, name: str, value: str) -> Scenario:
     try:
         if name in OF_THE_SCENARIO:
-            return msgspec.structs.replace(scenario, **{name: OF_THE_SCENARIO[name](value)})
-        number = float(value)
+            change = {name: OF_THE_SCENARIO[name](value)}
+        else:
+            change = {"settings": {**scenario.settings, name: _setting(name, value)}}
     except ValueError:
         raise UsageError(f"{name}={value}: the value has to be a number") from None
-    setting = int(number) if number.is_integer() and "." not in value else number
-    return msgspec.structs.replace(scenario, settings={**scenario.settings, name: setting})
+    return _checked(msgspec.structs.replace(scenario, **change))
+
+
+def _setting(name: str, value: str) -> int | float | list[float]:
+    """One number, or several with commas where the setting is a row of them."""
+    if isinstance(getattr(DEFAULTS, name, None), tuple):
+        return [float(word) for word in value.split(",")]
+    number = float(value)
+    return int(number) if number.is_integer() and "." not in value else number
+
+
+def _checked(scenario: Scenario) -> Scenario:
+    return validated(msgspec.to_builtins(scenario), "the scenario as changed")
 
 
 def _run(scenario: Scenario, seed: int) -> Report:
@@ -170,7 +185,7 @@ def _run(scenario: Scenario, seed: int) -> Report:
 
 def _replay(name: str, scenario: Scenario, seed: int) -> str:
     """The one command that shows the same again."""
-    settings = [f"--set={key}={value}" for key, value in scenario.settings.items()]
+    settings = [f"--set={key}={_written(value)}" for key, value in scenario.settings.items()]
     words = [
         "tools/simulate",
         name,
@@ -180,6 +195,10 @@ def _replay(name: str, scenario: Scenario, seed: int) -> str:
         *settings,
     ]
     return "to see it again: " + shlex.join(words)
+
+
+def _written(setting: int | float | list[float]) -> str:
+    return ",".join(map(str, setting)) if isinstance(setting, list) else str(setting)
 
 
 def _show(made: Report) -> None:
@@ -209,9 +228,12 @@ def _rows(made: Report) -> list[tuple[str, str]]:
         ("peers, hours, seed", f"{made.peers}, {made.hours:g}, {made.seed}"),
         ("gets", outcomes),
         ("found", _share(made.found)),
+        ("misses that were proved", _share(made.proved)),
         (f"hits ({unit})", _latencies(made, "hits")),
+        ("newest known", _latencies(made, "newest_known")),
         ("misses", _latencies(made, "misses")),
         ("puts", _latencies(made, "puts")),
+        ("puts that failed", f"{made.puts_failed}, before that {made.puts_failed_before}"),
         ("bytes a peer and second", traffic),
         ("upkeep", f"{upkeep:.1f} B/s, with headers {with_headers:.1f}"),
         ("datagrams a get", _number(made.datagrams_per_get)),

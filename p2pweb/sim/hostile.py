@@ -44,7 +44,8 @@ class HostilePeer(asyncio.DatagramProtocol):
         self._chance = chance
         self._kind = kind
         self._gang = gang
-        self._first_values: dict[bytes, bytes] = {}
+        # Of each key the first value and the last.
+        self._values: dict[bytes, tuple[bytes, bytes]] = {}
         self._transport: asyncio.DatagramTransport | None = None
 
     @property
@@ -90,8 +91,7 @@ class HostilePeer(asyncio.DatagramProtocol):
             self._send(wire.encode_answer(asked.message_id, self.id), address)
             return
         if isinstance(question, wire.Store):
-            if question.value is not None and len(self._first_values) < OLD_VALUES_MAX:
-                self._first_values.setdefault(question.key, question.value)
+            self._remember(question)
             self._send(wire.encode_answer(asked.message_id, True), address)
             return
         if isinstance(question, wire.FindNode | wire.FindValue):
@@ -99,6 +99,11 @@ class HostilePeer(asyncio.DatagramProtocol):
             if kind == "mixed":
                 kind = ("silent", "inventing", "rubbish", "stale")[self.id[0] % 4]
             self._lie(kind, asked.message_id, question, address)
+
+    def _remember(self, store: wire.Store) -> None:
+        if store.value is not None and len(self._values) < OLD_VALUES_MAX:
+            first, _ = self._values.get(store.key, (store.value, b""))
+            self._values[store.key] = first, store.value
 
     def _lie(
         self,
@@ -112,8 +117,9 @@ class HostilePeer(asyncio.DatagramProtocol):
         if kind == "rubbish" and isinstance(question, wire.FindValue):
             self._send(wire.encode_answer(message_id, {"value": b"made up"}), address)
             return
-        old = self._first_values.get(question.key)
-        if kind == "stale" and old is not None and isinstance(question, wire.FindValue):
+        old, last = self._values.get(question.key, (b"", b""))
+        # The only value that it knows may be the newest.
+        if kind == "stale" and old != last and isinstance(question, wire.FindValue):
             self._send(wire.encode_answer(message_id, {"value": old}), address)
             return
         self._send(wire.encode_nodes(message_id, self._invented(question.key)), address)

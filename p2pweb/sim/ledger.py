@@ -17,13 +17,14 @@ class Outcome(Enum):
     FOUND = "found"  # the newest version of all that were acknowledged
     STALE = "stale"  # a version, and not the newest
     NOT_FOUND = "not found"
-    PROVED_ABSENT = "absent"  # asked for what was never published
+    PROVED_ABSENT = "absent"  # asked for what nobody ever sent
+    NOT_PROVED = "not proved"  # the same, and those who had to know were not heard
     ABANDONED = "abandoned"  # the peer that was asked died
 
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """One get: when it began, how long until the first sound value, or until the end."""
+    """One get: when it began, how long until the right value turned up, or until the end."""
 
     began_s: float
     took_s: float
@@ -39,18 +40,31 @@ class Ledger:
     gets: list[Get] = field(default_factory=list)
     puts_s: list[float] = field(default_factory=list)
     puts_failed: int = 0
+    # Those before the measurement.
+    puts_failed_before: int = 0
     violations: list[str] = field(default_factory=list)
     violations_count: int = 0
     _acknowledged: dict[str, int] = field(default_factory=dict)
     _sent: dict[str, int] = field(default_factory=dict)
 
+    def begin(self) -> None:
+        """The measurement begins: how long the puts before it took is of no matter."""
+        self.puts_s.clear()
+        self.puts_failed_before += self.puts_failed
+        self.puts_failed = 0
+
     def sending(self, name: str, seq: int) -> None:
         """A version is on its way; it may turn up from now on."""
         self._sent[name] = max(seq, self._sent.get(name, 0))
 
-    def acknowledged(self, name: str, seq: int, took_s: float) -> None:
-        """At least one peer says that it holds this version."""
-        self.puts_s.append(took_s)
+    def was_sent(self, name: str) -> bool:
+        """Whether anybody ever tried to publish it."""
+        return name in self._sent
+
+    def acknowledged(self, name: str, seq: int, took_s: float | None) -> None:
+        """At least one peer says that it holds this version; None where it was put by magic."""
+        if took_s is not None:
+            self.puts_s.append(took_s)
         self._acknowledged[name] = max(seq, self._acknowledged.get(name, 0))
 
     def newest(self, name: str) -> int:
@@ -63,9 +77,14 @@ class Ledger:
         seqs: list[int | None],
         expected_seq: int,
         times_s: tuple[float, float, float],
+        *,
+        is_proved: bool = True,
     ) -> None:
         """What a get came to: the seqs of all values that turned up (None: not a value at all), and
-        the newest version acknowledged before it began. `times_s`: begun, first value, end."""
+        the version that it had to find at least (0: any). `times_s`: begun, best value, end.
+
+        `is_proved` says whether all who had to know were heard.
+        """
         began_s, took_s, ended_s = times_s
         sound = [seq for seq in seqs if seq is not None]
         best = max(sound, default=0)
@@ -75,8 +94,10 @@ class Ledger:
             outcome = Outcome.FOUND
         elif best:
             outcome = Outcome.STALE
+        elif self.was_sent(name):
+            outcome = Outcome.NOT_FOUND
         else:
-            outcome = Outcome.NOT_FOUND if expected_seq else Outcome.PROVED_ABSENT
+            outcome = Outcome.PROVED_ABSENT if is_proved else Outcome.NOT_PROVED
         self.gets.append(Get(began_s, took_s, outcome, ended_s))
 
     def abandoned(self, began_s: float, now_s: float) -> None:

@@ -75,6 +75,10 @@ _KINDS = {
     b"\x92\xa9find": "find_node",
     b"\x92\xaafind": "find_value",
 }
+# What an answer begins with.
+ANSWER = 1
+# Of what goes into the trace: when it was sent, and its length.
+_HEAD = struct.Struct("<dI")
 # Questions whose answers are still to be counted; those lost go when there are this many.
 _ASKED_MAX = 1 << 20
 
@@ -146,11 +150,9 @@ class Network:
 
     def note(self, source: Address, destination: Address, data: bytes | memoryview) -> None:
         """Add to the trace."""
-        head = struct.pack("<dI", self.loop.time(), len(data))
-        self._digest.update(
-            b"%b%b:%d>%b:%d|"
-            % (head, source[0].encode(), source[1], destination[0].encode(), destination[1])
-        )
+        head = _HEAD.pack(self.loop.time(), len(data))
+        way = f"{source[0]}:{source[1]}>{destination[0]}:{destination[1]}|"
+        self._digest.update(head + way.encode())
         self._digest.update(data)
 
     def bind(self, address: Address, protocol: asyncio.DatagramProtocol) -> DatagramTransport:
@@ -197,10 +199,13 @@ class Network:
         source = transport.host
         if not source.is_up or source.sockets.get(transport.address[1]) is not transport:
             return
-        self._count(data)
-        self.note(transport.address, destination, data)
+        loop, address = self.loop, transport.address
+        now = loop.time()
+        self._count(data, now)
+        self.note(address, destination, data)
         target = self.hosts.get(destination[0])
-        if target is None or not self.reaches(source, target):
+        # `reaches`, and the source is up.
+        if target is None or not target.is_up or source.part != target.part:
             return
         conditions, chance = self.conditions, self._faults.random
         if conditions.loss and chance() < conditions.loss:
@@ -210,15 +215,7 @@ class Network:
             delay_s = self.one_way_s(source, target)
             if conditions.delayed and chance() < conditions.delayed:
                 delay_s *= 2
-            self.loop.at(
-                self.loop.time() + delay_s,
-                self._arrive,
-                source,
-                target,
-                destination[1],
-                data,
-                transport.address,
-            )
+            loop.at(now + delay_s, self._arrive, source, target, destination[1], data, address)
 
     def _arrive(self, source: Host, target: Host, port: int, data: bytes, address: Address) -> None:
         socket = target.sockets.get(port)
@@ -226,26 +223,29 @@ class Network:
         if socket is not None and target.is_up and source.part == target.part:
             socket.protocol.datagram_received(data, address)
 
-    def _count(self, data: bytes) -> None:
-        traffic = self.traffic
+    def _count(self, data: bytes, now: float) -> None:
+        traffic, size = self.traffic, len(data)
         traffic.datagrams += 1
-        traffic.bytes += len(data)
-        counted = traffic.by_kind.setdefault(self._kind_of(data), [0, 0])
+        traffic.bytes += size
+        kind = self._kind_of(data)
+        counted = traffic.by_kind.get(kind)
+        if counted is None:
+            counted = traffic.by_kind[kind] = [0, 0]
         counted[0] += 1
-        counted[1] += len(data)
-        now = self.loop.time()
+        counted[1] += size
         if now - self._storm_from >= 1.0:
             self._storm_from = now
             self._storm_datagrams = 0
         self._storm_datagrams += 1
-        most = max(STORM_DATAGRAMS_MIN, STORM_DATAGRAMS_PER_HOST * len(self.hosts))
-        if self._storm_datagrams > most:
-            raise StormError(f"more than {most} datagrams within one second, at {now:.3f} s")
+        if self._storm_datagrams > STORM_DATAGRAMS_MIN:
+            most = max(STORM_DATAGRAMS_MIN, STORM_DATAGRAMS_PER_HOST * len(self.hosts))
+            if self._storm_datagrams > most:
+                raise StormError(f"more than {most} datagrams within one second, at {now:.3f} s")
 
     def _kind_of(self, data: bytes) -> str:
         """The question that a datagram is or answers."""
         message_id = data[1:21]
-        if data[:1] == b"\x01":
+        if data and data[0] == ANSWER:
             return self._asked.pop(message_id, "other")
         kind = _KINDS.get(data[21:27], "other")
         if len(self._asked) >= _ASKED_MAX:

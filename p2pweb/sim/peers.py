@@ -15,10 +15,15 @@ from p2pweb.dht.contact import ID_BYTES, Contact, key_for
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
 from p2pweb.dht.settings import Settings
 from p2pweb.peer_state import CONTACTS_MAX
+from p2pweb.records import COPIES_DEFAULT
 from p2pweb.sim.network import Host, Network
 from p2pweb.sim.values import Publisher, Shelf
 
 PORT = 8_001
+
+
+# Contacts, nearest first.
+Closest = tuple[Contact, ...]
 
 
 class GoneError(Exception):
@@ -49,8 +54,9 @@ class OverlayPeer(SimPeer, Protocol):
     """What the workload knows of a peer that is an overlay alone. Names are hashed to keys by
     `key_for`."""
 
-    def values(self, name: str) -> AsyncGenerator[bytes, None]:
-        """Every value that others have under a name, as it is found. GoneError."""
+    def values(self, name: str) -> AsyncGenerator[bytes | Closest, None]:
+        """Every value that others have under a name, as it is found, and at the end, where the peer
+        can tell, the nearest to it that answered. GoneError."""
 
     async def put(self, name: str, value: bytes) -> int:
         """Publish a value; how many others said that they hold it. GoneError."""
@@ -78,6 +84,8 @@ class OurPeer:
         self._settings = settings
         # What its disk remembers of the others.
         self._known: Sequence[Contact] = ()
+        # Owned, lest they be collected; a dict for its order.
+        self._spreading: dict[asyncio.Future[int], None] = {}
         self.overlay = self._overlay(())
 
     @property
@@ -88,29 +96,44 @@ class OurPeer:
         await self.overlay.listen([self.address])
         await self.overlay.join(join)
 
-    async def values(self, name: str) -> AsyncGenerator[bytes, None]:
+    async def values(self, name: str) -> AsyncGenerator[bytes | Closest, None]:
         key = key_for(name)
         try:
             async with self.overlay.find_value(key) as search:
                 async for found in search:
                     yield found.value
+                yield search.closest
         except OverlayClosedError:
             raise GoneError from None
 
     async def put(self, name: str, value: bytes) -> int:
+        """As `Replication.place`: to those that are counted, and to the rest of the k closest after
+        the answer, or before it where some of the former keep nothing."""
         key = key_for(name)
-
-        async def store(contact: Contact) -> bool:
-            return await self.overlay.store(contact, key, value) is True
-
         try:
-            closest = await self.overlay.find_node(key)
-            stored = await asyncio.gather(*map(store, closest), return_exceptions=True)
+            closest = await self.overlay.find_node(key, COPIES_DEFAULT)
+            stored = await self._store(closest, key, value)
         except OverlayClosedError:
             raise GoneError from None
-        if any(isinstance(one, OverlayClosedError) for one in stored):
-            raise GoneError
-        return sum(one is True for one in stored)
+        rest = asyncio.ensure_future(self._spread(closest, key, value))
+        self._spreading[rest] = None
+        rest.add_done_callback(self._spreading.pop)
+        return stored if stored == COPIES_DEFAULT else stored + await rest
+
+    async def _spread(self, told: Sequence[Contact], key: bytes, value: bytes) -> int:
+        try:
+            rest = [one for one in await self.overlay.find_node(key) if one not in told]
+            return await self._store(rest, key, value)
+        except OverlayClosedError:
+            return 0
+
+    async def _store(self, contacts: Sequence[Contact], key: bytes, value: bytes) -> int:
+        stores = (self.overlay.store(contact, key, value) for contact in contacts)
+        answers = await asyncio.gather(*stores, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return sum(answer is True for answer in answers)
 
     def hold(self, name: str, value: bytes) -> None:
         self.shelf.store(key_for(name), value, self.address)
@@ -152,7 +175,7 @@ class StockPeer:
         await self.server.listen(PORT, interface=self.host.ip)
         await self.server.bootstrap(list(join))
 
-    async def values(self, name: str) -> AsyncGenerator[bytes, None]:
+    async def values(self, name: str) -> AsyncGenerator[bytes | Closest, None]:
         value = await self.server.get(name)
         if not self.host.is_up:
             raise GoneError

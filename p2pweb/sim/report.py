@@ -13,6 +13,8 @@ from p2pweb.sim.run import Run
 
 # Upkeep is what flows although nobody asks for a page: proofs, probes, joining, refreshing.
 UPKEEP_KINDS = ("ping", "find_node")
+# What gets come to that ask for what nobody ever sent.
+MISSES = (Outcome.PROVED_ABSENT, Outcome.NOT_PROVED)
 
 
 class Latencies(Struct, kw_only=True):
@@ -47,10 +49,15 @@ class Report(Struct, kw_only=True):
     median_rtt_s: float
     outcomes: dict[str, int]
     found: float | None
+    # The share of misses that were proved; None where there were none.
+    proved: float | None
     hits: Latencies
+    # Of hits of those who want the newest version: until nobody can have a newer one.
+    newest_known: Latencies
     misses: Latencies
     puts: Latencies
     puts_failed: int
+    puts_failed_before: int
     bytes_per_peer_s: dict[str, float]
     upkeep_bytes_per_s: float
     upkeep_bytes_per_s_with_headers: float
@@ -85,8 +92,11 @@ def report(run: Run) -> Report:
     asked = [get for get in ledger.gets if get.outcome is not Outcome.ABANDONED]
     found = [get for get in asked if get.outcome is Outcome.FOUND]
     absent = [get for get in asked if get.outcome is Outcome.PROVED_ABSENT]
-    wanted = len(asked) - len(absent)
-    per_peer = {kind: sent / run.peer_seconds for kind, (_, sent) in run.by_kind.items()}
+    missing = [get for get in asked if get.outcome in MISSES]
+    wants_newest = scenario.workload.gets_want == "newest" and scenario.peers_are != "whole"
+    # A second at least: everybody may have died.
+    peer_seconds = max(1.0, run.peer_seconds)
+    per_peer = {kind: sent / peer_seconds for kind, (_, sent) in run.by_kind.items()}
     datagrams = sum(number for number, _ in run.by_kind.values())
     of_gets = run.by_kind.get("find_value", (0, 0))[0]
     upkeep = [run.by_kind.get(kind, (0, 0)) for kind in UPKEEP_KINDS]
@@ -101,15 +111,18 @@ def report(run: Run) -> Report:
         outcomes={
             outcome.value: sum(get.outcome is outcome for get in ledger.gets) for outcome in Outcome
         },
-        found=len(found) / wanted if wanted else None,
+        found=_found(asked),
+        proved=len(absent) / len(missing) if missing else None,
         hits=_latencies([get.took_s for get in found], unit_s),
+        newest_known=_latencies([get.ended_s for get in found if wants_newest], unit_s),
         misses=_latencies([get.took_s for get in absent], unit_s),
         puts=_latencies(ledger.puts_s, unit_s),
         puts_failed=ledger.puts_failed,
+        puts_failed_before=ledger.puts_failed_before,
         bytes_per_peer_s=per_peer,
-        upkeep_bytes_per_s=sum(sent for _, sent in upkeep) / run.peer_seconds,
+        upkeep_bytes_per_s=sum(sent for _, sent in upkeep) / peer_seconds,
         upkeep_bytes_per_s_with_headers=sum(sent + HEADER_BYTES * n for n, sent in upkeep)
-        / run.peer_seconds,
+        / peer_seconds,
         datagrams_per_get=of_gets / len(asked) if asked else None,
         cpu_us_per_datagram=cpu_us,
         cpu_ms_per_get=of_gets * cpu_us / 1e3 / len(asked) if asked else None,
@@ -123,8 +136,15 @@ def report(run: Run) -> Report:
         missed=[],
         points=_points(run, asked, unit_s),
     )
-    made.missed = _missed(run, made)
+    made.missed = _missed(run, made, asked)
     return made
+
+
+def _found(asked: Sequence[Get]) -> float | None:
+    """The share of gets that found what there is; None where nobody asked for such."""
+    wanted = [get for get in asked if get.outcome not in MISSES]
+    found = sum(get.outcome is Outcome.FOUND for get in wanted)
+    return found / len(wanted) if wanted else None
 
 
 def _latencies(values_s: Sequence[float], unit_s: float) -> Latencies:
@@ -145,13 +165,12 @@ def _points(run: Run, asked: list[Get], unit_s: float) -> list[Point]:
     for before, now in zip(run.samples, run.samples[1:], strict=False):
         gets = asked[bisect_right(begins, before.at_s) : bisect_right(begins, now.at_s)]
         hits = [get.took_s / unit_s for get in gets if get.outcome is Outcome.FOUND]
-        wanted = sum(get.outcome is not Outcome.PROVED_ABSENT for get in gets)
         peer_seconds = max(1, (before.live + now.live) / 2) * (now.at_s - before.at_s)
         points.append(
             Point(
                 at_s=now.at_s - run.began_s,
                 live=now.live,
-                found=len(hits) / wanted if wanted else None,
+                found=_found(gets),
                 p50_rtt=percentile(hits, 0.5),
                 p99_rtt=percentile(hits, 0.99),
                 bytes_per_peer_s=(now.bytes - before.bytes) / peer_seconds,
@@ -160,22 +179,37 @@ def _points(run: Run, asked: list[Get], unit_s: float) -> list[Point]:
     return points
 
 
-def _missed(run: Run, made: Report) -> list[str]:
+def _missed(run: Run, made: Report, asked: Sequence[Get]) -> list[str]:
+    """What the scenario expects and did not get; what nobody measured is missed too."""
     expected = run.scenario.expected
+    judged_from_s = run.began_s + expected.found_after_s
+    found = _found([get for get in asked if get.began_s >= judged_from_s])
+    failed = run.ledger.puts_failed_before + run.ledger.puts_failed
     missed = [
-        f"{what}: {figure:.3g} instead of at most {limit:g}"
+        f"{what}: {_figure(figure)} instead of at most {limit:g}"
         for what, figure, limit in (
             ("hits, p50 in round trips", made.hits.p50, expected.hit_p50_rtt),
             ("hits, p99 in round trips", made.hits.p99, expected.hit_p99_rtt),
             ("misses, p99 in round trips", made.misses.p99, expected.miss_p99_rtt),
             ("upkeep, bytes a second", made.upkeep_bytes_per_s, expected.upkeep_bytes_per_s),
+            ("puts that failed", failed, expected.puts_failed),
         )
-        if figure is not None and figure > limit
+        if limit is not None and (figure is None or figure > limit)
     ]
-    if made.found is not None and made.found < expected.found:
-        missed.append(f"found: {made.found:.6f} instead of at least {expected.found:g}")
+    missed += [
+        f"{what}: {_figure(figure)} instead of at least {limit:g}"
+        for what, figure, limit in (
+            ("found", found, expected.found),
+            ("misses that were proved", made.proved, expected.proved),
+        )
+        if limit > 0.0 and (figure is None or figure < limit)
+    ]
     if run.ledger.violations_count:
         missed.append(f"{run.ledger.violations_count} violations")
     if run.faults:
         missed.append(f"{len(run.faults)} faults that nobody handled")
     return missed
+
+
+def _figure(figure: float | None) -> str:
+    return "nothing measured" if figure is None else f"{figure:.6g}"

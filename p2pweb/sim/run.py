@@ -73,6 +73,7 @@ def run(scenario: Scenario, seed: int, progress: Callable[[str, float], None]) -
                 folder = Path(stack.enter_context(_disks()))
             return loop.run_until_complete(_run(network, scenario, seed, folder, progress))
     finally:
+        gc.unfreeze()
         asyncio.set_event_loop(None)
         loop.close()
 
@@ -103,8 +104,12 @@ async def _run(
     else:
         visitors = SiteVisitors(world, scenario, ledger, seed, folder)
     progress("settling", 0.0)
+    # From here on, so that what is measured is no longer a network of those who came first.
+    if scenario.sessions is not None:
+        world.start_sessions(scenario.sessions)
     await asyncio.sleep(scenario.settle_s)
     await visitors.publish_all()
+    ledger.begin()
     # What lives now lives long: it is not worth looking through again and again.
     gc.collect()
     gc.freeze()
@@ -113,8 +118,6 @@ async def _run(
     end_s = began_s + scenario.hours * 3_600.0
     for fault in scenario.faults:
         loop.call_at(began_s + fault.at_s, world.befall, fault)
-    if scenario.sessions is not None:
-        world.start_sessions(scenario.sessions)
     before = {kind: tuple(counted) for kind, counted in network.traffic.by_kind.items()}
     samples = [_sample(network, world)]
     peer_seconds = 0.0
@@ -133,9 +136,13 @@ async def _run(
     await asking
     contacts, dead = world.knowledge()
     trace = network.trace()
+    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
     if folder is not None:
         await world.close()
         loop.faults += [f"a task was left: {task!r}" for task in _others()]
+    # Whatever failed and was awaited by nobody is told when it is collected.
+    gc.unfreeze()
+    gc.collect()
     return Run(
         scenario=scenario,
         seed=seed,
@@ -148,8 +155,8 @@ async def _run(
         contacts=contacts,
         contacts_dead=dead,
         trace=trace,
-        wall_s=time.perf_counter() - wall_s,
-        cpu_s=time.process_time() - cpu_s,
+        wall_s=wall_s,
+        cpu_s=cpu_s,
         grow_cpu_s=grow_cpu_s,
         faults=[*loop.faults],
     )

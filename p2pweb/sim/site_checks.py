@@ -87,8 +87,7 @@ class SiteChecks:
         if path not in self._files[-1]:
             if status not in (404, 503):
                 self._ledger.violated(f"{what}: {status} for what was never published")
-            expected = 0 if status == 404 else 1
-            self._ledger.got(ABSENT, [], expected, times_s)
+            self._ledger.got(ABSENT, [], 0, times_s, is_proved=status == 404)
             return
         generations: list[int] = []
         if status == 200 and answer.is_whole:

@@ -7,18 +7,13 @@ import heapq
 import math
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import fields
 from pathlib import Path
 
-import msgspec
-
 from p2pweb.dht.contact import distance, key_for
-from p2pweb.dht.settings import Settings
-from p2pweb.errors import UsageError
 from p2pweb.sim.hostile import HostilePeer
 from p2pweb.sim.network import Host, Network
 from p2pweb.sim.peers import OurPeer, SimPeer, StockPeer
-from p2pweb.sim.scenario import Fault, Scenario, Sessions
+from p2pweb.sim.scenario import Fault, Scenario, Sessions, settings_of
 from p2pweb.sim.values import Publisher
 from p2pweb.sim.whole import Graveyard, WholePeer
 
@@ -200,15 +195,3 @@ class World:
         del self._tasks[task]
         if not task.cancelled():
             task.result()
-
-
-def settings_of(scenario: Scenario) -> Settings:
-    """The overlay's settings in a scenario. UsageError where one is unknown or of another kind."""
-    known = [field.name for field in fields(Settings)]
-    for name in scenario.settings:
-        if name not in known:
-            raise UsageError(f"the overlay has no setting {name}; it has {', '.join(known)}")
-    try:
-        return msgspec.convert(scenario.settings, Settings)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"the scenario's settings: {error}") from None
