@@ -141,7 +141,9 @@ class Replication:
 
         async def look_up(task: _Task) -> None:
             async with limit:
-                contacts = await self._overlay.find_node(_key(task.item), need)
+                contacts = await self._overlay.find_node(
+                    _key(task.item), None if need == RECORD_COPIES else need
+                )
             task.candidates = self._untried(task, contacts, need)
             # Those that are silent may well be there, and this peer cut off from them.
             if need == RECORD_COPIES:

@@ -138,7 +138,8 @@ class Large:
     def knows_few(self) -> bool:
         return False
 
-    async def find_node(self, key: bytes, need: int) -> list[Contact]:
+    async def find_node(self, key: bytes, need: int | None = None) -> list[Contact]:
+        need = need or 20
         self.needs.append(need)
         return [one for one in self.nearest(key) if one not in self.silent][:need]
 

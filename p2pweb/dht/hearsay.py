@@ -18,6 +18,8 @@ from p2pweb.dht.nearest import IdOrder
 from p2pweb.dht.settings import Settings
 
 LOOKED_AT_MAX = 8
+# Multiples of it, modulo one, are spread evenly however many there are.
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class _Rumour(Struct, gc=False):
@@ -34,8 +36,8 @@ class Hearsay:
         self._rumours: OrderedDict[NodeId, _Rumour] = OrderedDict()
         self._order = IdOrder()
         self._told: dict[str, int] = {}
-        # The place in that order where `untried` goes on.
-        self._next = 0
+        # How many `untried` has looked at.
+        self._looked = 0
 
     def __len__(self) -> int:
         return len(self._rumours)
@@ -78,14 +80,15 @@ class Hearsay:
         return self._order.strata(bits)
 
     def untried(self, wanted: Callable[[Contact], bool], now: float) -> Contact | None:
-        """The next of them that is wanted, each in its turn.
+        """One of them that is wanted, each time another, from all over the id space.
 
         Few are looked at, lest this cost much when nobody is wanted.
         """
         self._expire(now)
         for _ in range(min(LOOKED_AT_MAX, len(self._rumours))):
-            contact = self._rumours[self._order.at(self._next % len(self._rumours))].contact
-            self._next = self._next % len(self._rumours) + 1
+            self._looked += 1
+            place = int(self._looked * GOLDEN_RATIO % 1.0 * len(self._rumours))
+            contact = self._rumours[self._order.at(place)].contact
             if wanted(contact):
                 return contact
         return None

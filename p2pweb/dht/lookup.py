@@ -61,9 +61,10 @@ class Lookup:
     """The state of one lookup of `target` (20 bytes) by the peer `own`, which knows `contacts`.
 
     `rumours` are contacts that others named before; `need` is how many of the nearest have to
-    answer (k); with `exact` even those in doubt are waited for. `suspect` says of a contact whether
-    its last question went unanswered: such a contact is asked after the others, once. `believe`
-    corrects a rumour by what is known at first hand; None where it is refuted.
+    answer (k); with `exact` even those in doubt are waited for; `upkeep` is what nobody waits for.
+    `suspect` says of a contact whether its last question went unanswered: such a contact is asked
+    after the others, once. `believe` corrects a rumour by what is known at first hand; None where
+    it is refuted.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Lookup:
         *,
         need: int | None = None,
         exact: bool = False,
+        upkeep: bool = False,
         rumours: Sequence[Contact] = (),
         believe: Callable[[Contact], Contact | None] = lambda contact: contact,
     ) -> None:
@@ -98,6 +100,7 @@ class Lookup:
         # How many of the nearest each path has to hear.
         self._need = need = settings.k if need is None else need
         self._is_exact = exact
+        self._is_upkeep = upkeep
         self._widths = [min(settings.first_hand, need), *[need // settings.paths] * settings.paths]
         self._next_path = 0
         self._heard = False
@@ -121,8 +124,8 @@ class Lookup:
         settings = self._settings
         # Whoever is silent has a slot of its own, and one more beside it.
         slots = self._need if self._is_wide else min(settings.alpha, self._need)
-        if self._need < settings.k and not self._is_exact:
-            # Nobody waits for upkeep: one after the other costs least.
+        if self._is_upkeep:
+            # Nobody waits for it: one after the other costs least.
             slots = min(slots, settings.upkeep_alpha)
         slots = min(slots + 2 * self._timeouts, settings.slots_max)
         chosen: list[Contact] = []

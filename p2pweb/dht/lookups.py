@@ -44,8 +44,8 @@ class Run:
 
     @property
     def is_exact(self) -> bool:
-        """Whether somebody wants the very nearest, to place something with them."""
-        return not self.values and self.token is not None and not self.greets
+        """Whether somebody wants the very nearest, all k of them."""
+        return not self.values and self.token is not None and self.need is None
 
 
 class Lookups:
@@ -139,6 +139,7 @@ class Lookups:
                 table.suspect,
                 need=run.need,
                 exact=run.is_exact,
+                upkeep=run.token is None or run.greets,
                 rumours=self._hearsay.nearest(run.key, count, now),
                 believe=self._believe,
             )

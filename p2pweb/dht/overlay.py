@@ -349,7 +349,11 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         self._perform(peer.explore(now))
 
     async def find_node(self, key: bytes, need: int | None = None) -> list[Contact]:
-        """The `need` (1 to k; k) contacts closest to a key (20 bytes) that answered, in order."""
+        """The `need` (1 to k) contacts closest to a key (20 bytes) that answered, in order.
+
+        Without `need` it is all k, exactly. A few of them are had sooner: one that has missed a
+        question is then not waited for.
+        """
         _own(key)
         done = await self._call(
             LookupDone, lambda peer, token, now: peer.find_node(token, key, now, need)

@@ -11,9 +11,9 @@ class Settings:
 
     # Kademlia §2.2: k = 20 contacts are unlikely to all fail within an hour.
     k: int = 20
-    # Requests in flight in one lookup. Five beat three by a quarter at the 95th percentile with
-    # 30% of the peers dead; more only adds load.
-    alpha: int = 5
+    # Requests in flight in one lookup. Just after 30% of a thousand peers died, p99 of hits over
+    # three seeds is 2.7 round trips; with six 2.8, with five 3.0. It costs a tenth more datagrams.
+    alpha: int = 7
 
     # --- routing table ---
     # Departure from the paper: up to this many contacts, buckets may exceed k, so that a small
