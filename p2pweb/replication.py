@@ -156,7 +156,8 @@ class Replication:
     ) -> deque[Contact | None]:
         """These, nearest first, with this peer in its place, but for those that were tried.
 
-        Beyond the `need` nearest this peer takes the last place, and only of all k.
+        Where `need` others are nearer this peer is left out, unless they are all k: then it is the
+        last resort.
         """
         key = _key(task.item)
         nearest = sorted(contacts, key=lambda contact: distance(contact.id, key))
