@@ -412,6 +412,24 @@ def test_what_others_named_starts_later_lookups() -> None:
     assert {address for _, address in questions(actions)} == {contact(50).address}
 
 
+@pytest.mark.parametrize("heard_of", [DEFAULTS.k - 2, DEFAULTS.k - 1])
+def test_few_are_known_until_there_are_k_at_first_hand_or_by_hearsay(heard_of: int) -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    bench.know(contact(50))
+    assert bench.peer.knows_few()
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    named = [contact(number) for number in range(1, heard_of + 1)]
+    # Who is known at first hand counts once, though others name it too.
+    bench.reply(sent, [[one.id, *one.address] for one in [*named, contact(50)]])
+    assert bench.peer.knows_few() is (heard_of + 1 < DEFAULTS.k)
+
+
+def test_with_k_contacts_at_first_hand_enough_are_known() -> None:
+    bench = Bench()
+    bench.know(*[contact(number) for number in range(1, DEFAULTS.k + 1)])
+    assert not bench.peer.knows_few()
+
+
 def test_one_silence_ends_hearsay_and_rumours_of_other_addresses_do_not() -> None:
     bench = Bench(Settings(probe_every_s=1_000.0))
     bench.know(contact(50))
