@@ -83,10 +83,50 @@ def test_each_timeout_adds_two_slots() -> None:
 
 
 def test_nearer_contacts_are_asked_before_farther_ones() -> None:
-    one = lookup([contact(50), contact(60)], Settings(alpha=1))
+    one = lookup([contact(50), contact(60)], Settings(alpha=1, leads=0))
     assert one.next_requests() == [contact(50)]
     one.answered(contact(50), [contact(7), contact(8)])
     assert one.next_requests() == [contact(7)]
+
+
+def test_where_an_answer_leads_nearer_than_anybody_known_two_are_asked_at_once() -> None:
+    one = lookup([contact(10 * n) for n in range(1, 9)], Settings(alpha=3))
+    assert one.next_requests() == [contact(n) for n in (10, 20, 30)]
+    one.answered(contact(20), [contact(7), contact(8), contact(9)])
+    # In the place of the one that has answered, and beside it.
+    assert one.next_requests() == [contact(7), contact(8)]
+    # Nearer than most of those known, and not than all: its turn comes.
+    one.answered(contact(10), [contact(15)])
+    assert one.next_requests() == []
+    one.answered(contact(7), [contact(1)])
+    assert one.next_requests() == [contact(1), contact(9)]
+    # Two have room at once, and there is but one more on that path.
+    one.answered(contact(1), [contact(0)])
+    assert one.next_requests() == [contact(0)]
+
+
+def test_where_a_value_was_found_no_answer_leads_on() -> None:
+    one = lookup([contact(10), contact(20)], Settings(alpha=1))
+    assert one.next_requests() == [contact(10)]
+    one.answered(contact(10), [contact(7), contact(8)], found=True)
+    assert one.next_requests() == [contact(7)]
+
+
+def test_upkeep_follows_no_lead() -> None:
+    options = Settings(upkeep_alpha=1)
+    one = Lookup(TARGET, OWN, [contact(10)], options, lambda _: False, upkeep=True)
+    assert one.next_requests() == [contact(10)]
+    one.answered(contact(10), [contact(7), contact(8)])
+    assert one.next_requests() == [contact(7)]
+
+
+def test_leads_find_no_more_in_flight_than_there_are_places() -> None:
+    options = Settings(alpha=2, leads=9, queries_max=15, lookups_max=4)
+    assert options.slots_max == 3
+    one = lookup([contact(10), contact(20)], options)
+    assert one.next_requests() == [contact(10), contact(20)]
+    one.answered(contact(10), [contact(n) for n in range(1, 9)])
+    assert one.next_requests() == [contact(1), contact(2)]
 
 
 def test_ends_when_the_k_nearest_have_answered() -> None:
@@ -426,6 +466,7 @@ class Course:
     ids_at: dict[Address, set[NodeId]] = field(default_factory=dict)
     places_of: dict[NodeId, set[Address]] = field(default_factory=dict)
     timeouts: int = 0
+    leads: int = 0
 
     def ask(self) -> list[Contact]:
         before = len(self.flying)
@@ -444,11 +485,13 @@ class Course:
         assert self.asked.total() <= self.options.asks_max
         narrow, wide = min(self.options.alpha, self.need), self.need
         slots = (wide if self.one._is_wide else narrow) + 2 * self.timeouts
-        assert len(self.flying) <= max(slots, before)
+        assert len(self.flying) <= max(slots, before + self.leads)
+        self.leads = 0
         return requests
 
     def answer(self, contact: Contact, told: Sequence[Contact], *, found: bool = False) -> None:
         self.one.answered(contact, told, found=found)
+        self.leads += self.options.leads
         if contact in self.flying:
             self.flying.remove(contact)
 

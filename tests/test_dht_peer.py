@@ -526,7 +526,7 @@ def test_who_turns_out_to_be_another_is_no_longer_believed() -> None:
 
 
 def test_a_discredited_contact_makes_room_for_another() -> None:
-    bench = Bench(Settings(alpha=1))
+    bench = Bench(Settings(alpha=1, leads=0))
     bench.know(contact(50))
     (sent,) = bench.peer.find_node(1, KEY, bench.now)
     rows = [[contact(7).id, "192.0.2.66", 66], [contact(9).id, *contact(9).address]]

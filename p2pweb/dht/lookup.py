@@ -3,9 +3,9 @@
 It says whom to ask and is told what came of it; it ends when the k nearest contacts that are not
 known to be silent have answered (or fewer of them, where upkeep needs no more). Departures from the
 paper: there are no rounds (up to alpha questions are in flight whenever there is somebody to ask,
-and up to k once somebody near has told of nobody nearer), a timeout frees the slot while a late
-answer still counts, and a contact of our own with a clean record is asked again before its silence
-counts.
+two more when an answer leads nearer than anybody known, and up to k once somebody near has told of
+nobody nearer), a timeout frees the slot while a late answer still counts, and a contact of our own
+with a clean record is asked again before its silence counts.
 
 What contacts say is rumour: the shortlist is bounded, each id is believed at few addresses, each
 address under few ids, and the number of questions is bounded. Whoever invents contacts nearer than
@@ -103,6 +103,8 @@ class Lookup:
         self._is_upkeep = upkeep
         self._widths = [min(settings.first_hand, need), *[need // settings.paths] * settings.paths]
         self._next_path = 0
+        # Paths on which somebody is to be asked at once, whoever is being asked already.
+        self._leads: list[int] = []
         self._heard = False
         self._is_wide = False
         # What `_survey` found, until something changes.
@@ -129,11 +131,21 @@ class Lookup:
             slots = min(slots, settings.upkeep_alpha)
         slots = min(slots + 2 * self._timeouts, settings.slots_max)
         chosen: list[Contact] = []
-        while self._in_flight < slots and self._asks < settings.asks_max:
+        leads, self._leads = self._leads, []
+        while self._asks < settings.asks_max:
+            if self._in_flight >= (settings.slots_max if leads else slots):
+                break
             waiting, done = self._survey()
             if done or not waiting:
                 break
-            candidate, path = self._choose(waiting)
+            if leads:
+                path = leads.pop()
+                ahead = next((one for one in waiting if path in one.paths), None)
+                if ahead is None:
+                    continue
+                candidate = ahead
+            else:
+                candidate, path = self._choose(waiting)
             # Being asked changes nothing of who is wanted.
             waiting.remove(candidate)
             if not self._may_ask(candidate):
@@ -163,11 +175,15 @@ class Lookup:
         if len(nodes) > settings.k:
             nodes = sorted(nodes, key=lambda node: distance(node.id, self.target))[: settings.k]
         tells = candidate.tells or self._rotate()
-        before = self._limit()
-        nearer = False
+        before, nearest = self._limit(), self._distances[0]
+        nearer = leads = False
         for node in nodes:
-            nearer |= self._hear_of(node, tells) < before
+            far = self._hear_of(node, tells)
+            nearer |= far < before
+            leads |= far < nearest
         self._trim()
+        if leads and not (found or self._is_wide or self._is_upkeep):
+            self._leads += [tells] * settings.leads
         if not nearer and not found and candidate.distance <= before:
             self._is_wide = True
         return True

@@ -14,6 +14,11 @@ class Settings:
     # Requests in flight in one lookup. Just after 30% of a thousand peers died, p99 of hits over
     # three seeds is 2.7 round trips; with six 2.8, with five 3.0. It costs a tenth more datagrams.
     alpha: int = 7
+    # Questions at once, whatever is in flight, where an answer names somebody nearer than all that
+    # are known: the value is likely there, and one alone may be slow. With two instead of none, p99
+    # of calm peers falls from 2.1 round trips to 1.9, and just after the deaths from 2.7 to 2.5, at
+    # no more datagrams: they only go out sooner.
+    leads: int = 2
 
     # --- routing table ---
     # Departure from the paper: up to this many contacts, buckets may exceed k, so that a small
