@@ -42,6 +42,8 @@ class Ledger:
     puts_failed: int = 0
     # Those before the measurement.
     puts_failed_before: int = 0
+    # After each publish, until the version had reached every peer.
+    news_s: list[float] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     violations_count: int = 0
     _acknowledged: dict[str, int] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class Ledger:
     def begin(self) -> None:
         """The measurement begins: how long the puts before it took is of no matter."""
         self.puts_s.clear()
+        self.news_s.clear()
         self.puts_failed_before += self.puts_failed
         self.puts_failed = 0
 

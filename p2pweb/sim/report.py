@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
 from msgspec import Struct
 
+from p2pweb.sim.copies import Survey
 from p2pweb.sim.ledger import Get, Outcome
 from p2pweb.sim.network import HEADER_BYTES
 from p2pweb.sim.run import Run
@@ -56,6 +58,9 @@ class Report(Struct, kw_only=True):
     newest_known: Latencies
     misses: Latencies
     puts: Latencies
+    # Whole peers: the longest time, in seconds, until a version had reached all; None where nobody
+    # watched.
+    news_s: float | None
     puts_failed: int
     puts_failed_before: int
     bytes_per_peer_s: dict[str, float]
@@ -75,6 +80,8 @@ class Report(Struct, kw_only=True):
     # What the scenario expected and did not get.
     missed: list[str]
     points: list[Point]
+    # Copies due and lacking, where they were counted; `at_s` from the start of the measurement.
+    surveys: list[Survey]
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
@@ -117,6 +124,7 @@ def report(run: Run) -> Report:
         newest_known=_latencies([get.ended_s for get in found if wants_newest], unit_s),
         misses=_latencies([get.took_s for get in absent], unit_s),
         puts=_latencies(ledger.puts_s, unit_s),
+        news_s=max(ledger.news_s, default=None),
         puts_failed=ledger.puts_failed,
         puts_failed_before=ledger.puts_failed_before,
         bytes_per_peer_s=per_peer,
@@ -135,6 +143,7 @@ def report(run: Run) -> Report:
         faults=run.faults,
         missed=[],
         points=_points(run, asked, unit_s),
+        surveys=[replace(one, at_s=one.at_s - run.began_s) for one in run.surveys],
     )
     made.missed = _missed(run, made, asked)
     return made
@@ -192,6 +201,7 @@ def _missed(run: Run, made: Report, asked: Sequence[Get]) -> list[str]:
             ("hits, p99 in round trips", made.hits.p99, expected.hit_p99_rtt),
             ("misses, p99 in round trips", made.misses.p99, expected.miss_p99_rtt),
             ("upkeep, bytes a second", made.upkeep_bytes_per_s, expected.upkeep_bytes_per_s),
+            ("news, seconds until all have it", made.news_s, expected.news_s),
             ("puts that failed", failed, expected.puts_failed),
         )
         if limit is not None and (figure is None or figure > limit)
@@ -204,6 +214,11 @@ def _missed(run: Run, made: Report, asked: Sequence[Get]) -> list[str]:
         )
         if limit > 0.0 and (figure is None or figure < limit)
     ]
+    if expected.copies_by_s is not None:
+        judged = [one for one in made.surveys if one.at_s >= expected.copies_by_s]
+        short = [one for one in judged if one.records_lacking or one.bodies_lacking or one.lost]
+        if short or not judged:
+            missed.append(f"copies lacking in {len(short)} of {len(judged)} surveys")
     if run.ledger.violations_count:
         missed.append(f"{run.ledger.violations_count} violations")
     if run.faults:

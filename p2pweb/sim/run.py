@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from p2pweb.sim.copies import Survey
 from p2pweb.sim.latency import Latency
 from p2pweb.sim.ledger import Ledger
 from p2pweb.sim.loop import SimLoop
@@ -59,6 +60,7 @@ class Run:
     cpu_s: float
     grow_cpu_s: float
     faults: list[str] = field(default_factory=list)
+    surveys: list[Survey] = field(default_factory=list)
 
 
 def run(scenario: Scenario, seed: int, progress: Callable[[str, float], None]) -> Run:
@@ -167,6 +169,7 @@ async def _run(
         cpu_s=cpu_s,
         grow_cpu_s=grow_cpu_s,
         faults=[*loop.faults],
+        surveys=visitors.surveys if isinstance(visitors, SiteVisitors) else [],
     )
 
 

@@ -73,9 +73,10 @@ class Fault(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Something that befalls a share of the peers at one moment."""
 
     at_s: Seconds
-    kind: Literal["crash", "return", "part", "heal", "slow"]
+    kind: Literal["crash", "return", "part", "heal", "slow", "join"]
     share: Share = 0.0
-    # For "slow": so much longer one way. For "return": whether their disks survived.
+    # For "join" the share is of those that live, as many newcomers. For "slow": so much longer one
+    # way. For "return": whether their disks survived.
     slow_s: Seconds = 1.0
     keeps_disk: bool = True
 
@@ -113,6 +114,8 @@ class Site(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     # New versions after the first, at random moments.
     publishes_per_hour: Annotated[float, msgspec.Meta(ge=0.0, le=1_000.0)] = 0.0
     copies: Annotated[int, msgspec.Meta(ge=1, le=20)] = 8
+    # The copies on all disks are counted at this many moments of the run, evenly.
+    surveys: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 0
 
 
 class Expected(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +131,10 @@ class Expected(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     hit_p99_rtt: Limit | None = None
     miss_p99_rtt: Limit | None = None
     upkeep_bytes_per_s: Limit | None = None
+    # Whole peers: so long after a publish every peer is at its version.
+    news_s: Limit | None = None
+    # From so long after the start of the measurement on every survey finds all copies that are due.
+    copies_by_s: Seconds | None = None
     # The most puts that fail, those before the measurement included.
     puts_failed: Limit | None = None
 

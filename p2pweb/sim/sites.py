@@ -6,7 +6,7 @@ import asyncio
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ from p2pweb.errors import P2PWebError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.keys import SEED_BYTES, SiteKey
 from p2pweb.publish import PublishOptions, Summary, publish
+from p2pweb.sim.copies import Survey, survey
 from p2pweb.sim.ledger import Ledger
 from p2pweb.sim.outside import connector_on
 from p2pweb.sim.scenario import Scenario, Site
@@ -35,6 +36,10 @@ GZIP_SHARE = 0.5
 HEALING_S = 600.0
 # Gets under way at once. Above it the peers are slower than they are asked.
 UNDER_WAY_MAX = 2_000
+
+# How often, and how long, it is looked whether a version has reached everybody.
+NEWS_STEP_S = 0.05
+NEWS_S_MAX = 120.0
 
 _TEXT = (
     "a peer keeps the pages of its site and hands them to whoever asks for one of them while "
@@ -103,7 +108,11 @@ class SiteVisitors:
         self._host = world.network.add_host()
         self._absent = 0
         self._paths: list[str] = []
+        # Of the newest version that was published.
+        self._files: dict[str, bytes] = {}
         self._under_way: dict[asyncio.Task[None], None] = {}
+        self._watches_news = scenario.expected.news_s is not None
+        self.surveys: list[Survey] = []
 
     async def publish_all(self) -> None:
         """Publish the first version."""
@@ -114,6 +123,8 @@ class SiteVisitors:
         chores = [asyncio.sleep(max(0.0, end_s - self._loop.time()))]
         if self._workload.gets_per_s:
             chores.append(self._ask_at_rate(self._workload.gets_per_s, end_s))
+        if self._site.surveys:
+            chores.append(self._survey_until(end_s, self._site.surveys))
         if self._site.publishes_per_hour:
             chores.append(self._publish_at_rate(self._site.publishes_per_hour / 3_600.0, end_s))
         await asyncio.gather(*chores)
@@ -127,9 +138,12 @@ class SiteVisitors:
             if self._loop.time() >= end_s:
                 return
             if len(self._under_way) < UNDER_WAY_MAX and (peers := self._live()):
-                task = self._loop.create_task(self._get(self._rng.choice(peers)))
-                self._under_way[task] = None
-                task.add_done_callback(self._ended)
+                self._own(self._get(self._rng.choice(peers)))
+
+    def _own(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._under_way[task] = None
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._under_way[task]
@@ -137,6 +151,14 @@ class SiteVisitors:
 
     def _live(self) -> list[WholePeer]:
         return [peer for peer in self._world.live if isinstance(peer, WholePeer)]
+
+    async def _survey_until(self, end_s: float, count: int) -> None:
+        pause_s = (end_s - self._loop.time()) / count
+        for _ in range(count):
+            await asyncio.sleep(pause_s)
+            peers, now_s = self._live(), self._loop.time()
+            copies = self._site.copies
+            self.surveys.append(survey(peers, self._key.site, self._files, copies, now_s))
 
     # --- visiting ---
 
@@ -200,9 +222,22 @@ class SiteVisitors:
                 else:
                     took_s = self._loop.time() - began_s
                     self._checks.published(generation, summary.seq, took_s, tries=tries)
+                    self._files = files
+                    if self._watches_news:
+                        self._own(self._watch_news(summary.seq))
                     return
             await asyncio.sleep(PUBLISH_AGAIN_S)
         self._ledger.puts_failed += 1
+
+    async def _watch_news(self, seq: int) -> None:
+        """How long until every peer that lives now, and still then, is at this version."""
+        began_s = self._loop.time()
+        behind = self._live()
+        while behind := [one for one in behind if one in self._world.live and _is_behind(one, seq)]:
+            if self._loop.time() - began_s > NEWS_S_MAX:
+                break
+            await asyncio.sleep(NEWS_STEP_S)
+        self._ledger.news_s.append(self._loop.time() - began_s)
 
     async def _publish_through(self, peer: WholePeer) -> Summary:
         options = PublishOptions(
@@ -225,6 +260,10 @@ class SiteVisitors:
 
     def _run(self, call: Callable[[], T]) -> asyncio.Future[T]:
         return self._loop.run_in_executor(None, call)
+
+
+def _is_behind(peer: WholePeer, seq: int) -> bool:
+    return live_seq(peer.folder) < seq
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:

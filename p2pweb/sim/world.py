@@ -81,7 +81,7 @@ class World:
     def befall(self, fault: Fault) -> None:
         """One fault of the scenario, now."""
         count = round(fault.share * len(self.live))
-        chosen = [] if fault.kind == "return" else self._choice.sample(self.live, count)
+        chosen = [] if fault.kind in ("return", "join") else self._choice.sample(self.live, count)
         match fault.kind:
             case "crash":
                 for peer in chosen:
@@ -90,6 +90,9 @@ class World:
             case "return":
                 for _ in range(round(fault.share * len(self._fallen))):
                     self._own(self._return(self._fallen.pop(), keeps_disk=fault.keeps_disk))
+            case "join":
+                for _ in range(count):
+                    self._own(self._join(self._make(self.network.add_host(), number=self._made)))
             case "part":
                 for peer in chosen:
                     peer.host.part = 1

@@ -1,0 +1,71 @@
+"""Counts the copies of a site on the disks of whole peers, read past the peers.
+
+Who should have what is worked out anew here, from the ids of all live peers: of every file the k
+closest to its key the record, and the first `copies` of them the bytes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pweb.blobs import BlobId, blob_of
+from p2pweb.dht.contact import distance
+from p2pweb.keys import SiteId
+from p2pweb.records import COPIES_MAX, FileRecord, dht_key, file_name, open_record
+from p2pweb.sim.whole import WholePeer
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The copies of all files of one version at one moment: those due, and those lacking.
+
+    `lost` are files whose record or whose bytes nobody alive has.
+    """
+
+    at_s: float
+    records_due: int
+    records_lacking: int
+    bodies_due: int
+    bodies_lacking: int
+    lost: int
+
+
+def survey(
+    peers: Sequence[WholePeer], site: SiteId, files: Mapping[str, bytes], copies: int, at_s: float
+) -> Survey:
+    """Count the copies of these files (by URL path, of one segment each) on live peers."""
+    held = {peer: _held(peer.folder) for peer in peers}
+    due, lacking, lost = [0, 0], [0, 0], 0
+    for path, data in files.items():
+        key, (blob, _) = dht_key(file_name(site, path)), blob_of(data)
+        nearest = heapq.nsmallest(COPIES_MAX, peers, key=lambda peer: distance(peer.id, key))
+        for kind, count in enumerate((COPIES_MAX, copies)):
+            should = nearest[:count]
+            due[kind] += len(should)
+            lacking[kind] += sum((key, blob) not in held[peer][kind] for peer in should)
+        lost += any(all((key, blob) not in held[peer][kind] for peer in peers) for kind in (0, 1))
+    return Survey(at_s, due[0], lacking[0], due[1], lacking[1], lost)
+
+
+_Held = set[tuple[bytes, BlobId]]
+
+
+def _held(folder: Path) -> tuple[_Held, _Held]:
+    """Of which keys a peer's disk has the record of which blob, and also the bytes."""
+    with closing(sqlite3.connect(f"file:{folder / 'records.sqlite'}?mode=ro", uri=True)) as books:
+        parts = set(books.execute("SELECT root, size FROM segments"))
+        rows = books.execute("SELECT key, value, with_bytes FROM records WHERE is_site = 0")
+        held: tuple[_Held, _Held] = (set(), set())
+        for key, value, with_bytes in rows:
+            record = open_record(value).record
+            assert isinstance(record, FileRecord)  # noqa: S101 - the books say so
+            place = (key, record.blobs[0])
+            held[0].add(place)
+            if with_bytes and all((blob.root, blob.size_bytes) in parts for blob in record.blobs):
+                held[1].add(place)
+        return held
