@@ -45,6 +45,7 @@ from p2pweb.records import (
 from p2pweb.replication import Replication
 from p2pweb.sites import Sites
 from p2pweb.store.store import Item, Store, open_store
+from p2pweb.watch import Watch
 from p2pweb.worker import Runs, Worker
 
 log = logging.getLogger("p2pweb.node")
@@ -122,6 +123,7 @@ class PeerNode:
         self.client = PeerClient(connector)
         self.reader = BlobReader(store, self.client, self.overlay, self._run)
         self.sites = Sites(store, self.overlay, self.reader, self._run, self.holdings.keeps)
+        self.watch = Watch(self.node_id, self.overlay)
         self.replication = Replication(self.node_id, store, self.client, self.overlay, self._run)
         duties = Duties(
             info=self.info,
@@ -177,6 +179,7 @@ class PeerNode:
         self._save_state()
         self._asking = asyncio.ensure_future(self._keep_asking(joined=not knows_others))
         self._asking.add_done_callback(_tell_failure)
+        self.watch.start()
 
     async def close(self) -> None:
         """Stop: no new connections, answers in flight finish, the state is saved."""
@@ -191,6 +194,7 @@ class PeerNode:
         await self.server.close(GRACE_S)
         if self._access_log is not None:
             await self._access_log.close()
+        await self.watch.close()
         await self.replication.close()
         await self.sites.close()
         await self.reader.close()

@@ -1,0 +1,66 @@
+"""Watches the peers nearest to this one, so that it notices soon when they leave.
+
+What they keep is what this peer keeps, or is next in line for. The overlay looks at one contact of
+all every half a minute; this looks at one of the nearest every few seconds, and where one is
+silent at five more: whatever took the one may have taken others. With fewer than one in five gone
+that comes to an end by itself; with more it goes on until all have been looked at.
+"""
+
+import asyncio
+import logging
+
+from p2pweb.dht.contact import Address, NodeId, distance
+from p2pweb.dht.overlay import Overlay, OverlayClosedError
+
+log = logging.getLogger("p2pweb.watch")
+
+# Twice the k of Kademlia: those who keep what this peer keeps, and those next in line.
+NEIGHBOURS = 40
+# One of them every few seconds is some 20 bytes a second.
+EVERY_S = 5.0
+MORE = 5
+# Whoever was heard so lately need not be looked at.
+FRESH_S = 15.0
+
+
+class Watch:
+    """The watching of one peer; `start` when it has joined, `close` when done."""
+
+    def __init__(self, node_id: bytes, overlay: Overlay) -> None:
+        self._node_id = NodeId(node_id)
+        self._overlay = overlay
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.ensure_future(self._keep_watching())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep_watching(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(EVERY_S)
+                await self._look()
+        except OverlayClosedError:
+            return
+
+    async def _look(self) -> None:
+        """Look at one neighbour; the overlay notes who is silent, and asks again."""
+        looked: set[Address] = set()
+        count = 1
+        while stale := self._stalest(count, looked):
+            looked.update(stale)
+            round_trips = await asyncio.gather(*map(self._overlay.ping, stale))
+            count = MORE * round_trips.count(None)
+
+    def _stalest(self, count: int, looked: set[Address]) -> list[Address]:
+        """Neighbours not heard for longest, but for those who are being asked already."""
+        before = asyncio.get_running_loop().time() - FRESH_S
+        # Those with a strike are asked again by the overlay, and others take their places here.
+        contacts = [one for one in self._overlay.contacts() if not one.strikes]
+        nearest = sorted(contacts, key=lambda one: distance(one.id, self._node_id))[:NEIGHBOURS]
+        stale = [one for one in nearest if one.last_answer < before and one.address not in looked]
+        return [one.address for one in sorted(stale, key=lambda one: one.last_answer)[:count]]

@@ -1,0 +1,91 @@
+"""Neighbours that leave are noticed soon, and at next to no cost while nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import pytest
+
+from p2pweb import watch as watch_module
+from p2pweb.address import Address
+from p2pweb.dht.contact import NodeId
+from p2pweb.dht.overlay import ContactState, Overlay, OverlayClosedError
+from p2pweb.watch import MORE, NEIGHBOURS, Watch
+
+OWN = bytes(20)
+
+
+def contact(number: int, *, last_answer: float = -1e6, strikes: int = 0) -> ContactState:
+    known = NodeId(number.to_bytes(20))
+    return ContactState(known, ("192.0.2.1", number), None, last_answer, strikes, proved=True)
+
+
+@dataclass
+class Around:
+    """An overlay with these contacts; asking the silent gives them a strike."""
+
+    known: list[ContactState]
+    silent: set[int] = field(default_factory=set)
+    asked: list[int] = field(default_factory=list)
+    is_closed: bool = False
+
+    def contacts(self) -> list[ContactState]:
+        return self.known
+
+    async def ping(self, address: Address) -> float | None:
+        if self.is_closed:
+            raise OverlayClosedError("closed")
+        number = address[1]
+        self.asked.append(number)
+        index = next(n for n, one in enumerate(self.known) if one.address == address)
+        if number in self.silent:
+            self.known[index] = replace(self.known[index], strikes=1)
+            return None
+        now = asyncio.get_running_loop().time()
+        self.known[index] = replace(self.known[index], last_answer=now)
+        return 0.1
+
+
+async def looks(around: Around, times: int = 1) -> list[int]:
+    """Whom a peer asks in so many looks."""
+    watch = Watch(OWN, cast(Overlay, around))
+    for _ in range(times):
+        await watch._look()
+    return around.asked
+
+
+async def test_one_neighbour_at_a_time_is_asked_the_stalest_first() -> None:
+    around = Around([contact(1, last_answer=-5e5), contact(2), contact(3, last_answer=-6e5)])
+    assert await looks(around, 5) == [2, 3, 1]
+
+
+async def test_where_one_is_silent_more_are_asked_at_once() -> None:
+    around = Around([contact(number) for number in range(1, 31)], silent={1})
+    assert await looks(around) == list(range(1, 2 + MORE))
+
+
+async def test_where_many_left_all_neighbours_are_asked_and_those_next_in_line() -> None:
+    everybody = range(1, 3 * NEIGHBOURS)
+    around = Around([contact(number) for number in everybody], silent=set(everybody[::2]))
+    asked = await looks(around)
+    # Until as many as are watched have answered.
+    assert len(asked) == len(set(asked))
+    assert sum(number not in around.silent for number in asked) >= NEIGHBOURS - MORE
+    assert max(asked) <= 2 * NEIGHBOURS + 1
+
+
+async def test_nobody_farther_off_is_asked_while_all_answer() -> None:
+    around = Around([contact(number) for number in range(1, 2 * NEIGHBOURS)])
+    assert set(await looks(around, 3 * NEIGHBOURS)) == set(range(1, NEIGHBOURS + 1))
+
+
+async def test_watching_ends_with_the_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "EVERY_S", 0.0)
+    around = Around([contact(1)], is_closed=True)
+    watch = Watch(OWN, cast(Overlay, around))
+    watch.start()
+    assert watch._task is not None
+    await watch._task
+    await watch.close()
