@@ -28,8 +28,8 @@ log = logging.getLogger("p2pweb.holdings")
 class Holdings:
     """The overlay's `Records`, and the one word on what is kept.
 
-    `adopted` is called when a home site was chosen, `news` when a newer version of a site is heard
-    of whose manifest is not here.
+    `adopted` is called when a home site was chosen, `news` when somebody, at that address,
+    tells of a newer version of the home site, whose manifest is not here; without a home, of any.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Holdings:
         store: Store,
         home: SiteId | None,
         adopted: Callable[[SiteId], None],
-        news: Callable[[SiteId], None],
+        news: Callable[[Signed, Address], None],
     ) -> None:
         self._store = store
         self._adopted = adopted
@@ -70,21 +70,22 @@ class Holdings:
 
     def store(self, key: bytes, value: bytes, sender: Address) -> bool | Mapping[str, str | int]:
         """Keep a record that came by UDP. Its bytes come by HTTP, if this peer is to have them."""
-        del sender
         try:
-            return self._judge(key, open_record(value))
+            return self._judge(key, open_record(value), sender)
         except InvalidRecordError as error:
             return {"refused": str(error)}
         except (CorruptError, OSError) as error:
             log.error("this peer's disk refused a record: %s", error)
             return {"refused": "disk"}
 
-    def _judge(self, key: bytes, signed: Signed) -> bool | Mapping[str, str | int]:
+    def _judge(self, key: bytes, signed: Signed, sender: Address) -> bool | Mapping[str, str | int]:
         segment = _segment_of(signed.record, key)
         if segment is None:
             return {"refused": "the record does not belong at this key"}
         site = signed.record.site
         if not self.keeps(site):
+            if self.home is None and isinstance(signed.record, SiteRecord):
+                self._news(signed, sender)
             return {"refused": "this peer does not store the site"}
         kept = self._store.find(key)
         if kept is not None and kept.signed == signed:
@@ -93,7 +94,7 @@ class Holdings:
             if kept is not None and kept.signed.record.seq >= signed.record.seq:
                 return {"stale": kept.signed.record.seq}
             # It is kept with its manifest or not at all.
-            self._news(site)
+            self._news(signed, sender)
             return {"want": signed.record.manifest_root.hex()}
         if self._store.is_writing:
             return {"refused": "busy"}

@@ -7,6 +7,7 @@ home site, its contacts) is one small file in its directory.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -19,15 +20,16 @@ from typing import TypeVar
 
 from p2pweb import __version__
 from p2pweb.address import Address, format_address
+from p2pweb.blobs import SegmentData
 from p2pweb.clock import Entropy, WallClock
 from p2pweb.dht.contact import ID_BYTES, canonical_host
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
 from p2pweb.dht.overlay import Overlay
 from p2pweb.dht.settings import DEFAULTS
-from p2pweb.errors import RemoteError
+from p2pweb.errors import RemoteError, UnavailableError
 from p2pweb.exchange.client import ConnectorFactory, PeerClient, tcp_connector
 from p2pweb.exchange.reader import BlobReader
-from p2pweb.exchange.service import Duties, PeerService
+from p2pweb.exchange.service import Duties, PeerService, Placed
 from p2pweb.exchange.status import status_of
 from p2pweb.exchange.wire import PROTOCOL, PeerInfo, PeerStatus
 from p2pweb.gateway import Gateway
@@ -37,6 +39,7 @@ from p2pweb.http.access_log import AccessLog
 from p2pweb.http.server import HttpServer
 from p2pweb.keys import SiteId
 from p2pweb.listening import GRACE_S, listen_fault, server_limits, urls_of
+from p2pweb.news import News
 from p2pweb.peer_state import CONTACTS_MAX, PeerState, read_peer_state, write_peer_state
 from p2pweb.records import (
     Signed,
@@ -55,8 +58,14 @@ log = logging.getLogger("p2pweb.node")
 WORKERS = 4
 # A peer that is alone, or has no home site yet, asks the peers that it was told to join so often.
 ASK_AGAIN_S = 5.0
+# Sooner when somebody tells of a site, and after so long: those asked have heard of it by then.
+# Strangers can make a peer without a home ask so often.
+ASK_PAUSE_S = 0.5
 # And with them so many of those remembered, in turn.
 REMEMBERED_ASKED = 20
+# A peer that was away asks the peers that it knew for a newer version of its site before it serves
+# anything, and no longer than this: all of them may be gone.
+CATCH_UP_S = 2.0
 # Contacts are saved so long after one came or went, so that many at once are one write.
 SAVE_AFTER_S = 1.0
 # A peer that nobody has answered for so long may be cut off itself, and forgets nobody meanwhile.
@@ -106,11 +115,14 @@ class PeerNode:
         self._saving: asyncio.Task[None] | None = None
         self._state_lock = threading.Lock()
         self._is_closing = False
+        self._rng = random.Random(entropy(32))
+        # Somebody has a site, and this peer no home yet.
+        self._ask_now = asyncio.Event()
         self._begun_s = asyncio.get_running_loop().time()
         self._next_remembered = 0
         self.node_id = bytes.fromhex(self._state.node_id)
         home = options.home or self._state.home_site
-        self.holdings = Holdings(store, home, lambda _: self._save_state(), self._has_news)
+        self.holdings = Holdings(store, home, self._has_home, self._has_news)
         self.overlay = Overlay(
             node_id=self.node_id,
             records=self.holdings,
@@ -122,7 +134,10 @@ class PeerNode:
         )
         self.client = PeerClient(connector)
         self.reader = BlobReader(store, self.client, self.overlay, self._run)
-        self.sites = Sites(store, self.overlay, self.reader, self._run, self.holdings.keeps)
+        self.sites = Sites(
+            store, self.overlay, self.reader, self._run, self.holdings.keeps, self._lives
+        )
+        self.news = News(self.overlay, self._rng, self._is_behind)
         self.watch = Watch(self.node_id, self.overlay)
         self.replication = Replication(self.node_id, store, self.client, self.overlay, self._run)
         duties = Duties(
@@ -132,7 +147,7 @@ class PeerNode:
             takes=self.holdings.takes,
             live_site=self._live_site,
             kept=self._kept,
-            place=self.replication.place,
+            place=self._place,
         )
         service = PeerService(store, duties, self._run, self._writer)
         hosts = Hosts(own_names(), lambda: self.holdings.home)
@@ -169,6 +184,7 @@ class PeerNode:
         addresses = [(host, self._options.port) for host in self._options.hosts]
         try:
             await self.overlay.listen(addresses)
+            await self._catch_up()
             await self.server.start(addresses)
         except OSError as error:
             raise listen_fault(error, self._options.port) from None
@@ -180,6 +196,14 @@ class PeerNode:
         self._asking = asyncio.ensure_future(self._keep_asking(joined=not knows_others))
         self._asking.add_done_callback(_tell_failure)
         self.watch.start()
+
+    async def _catch_up(self) -> None:
+        """Learn what was published meanwhile, before anything is served: of the peers known."""
+        home = self.holdings.home
+        if home is not None and self._store.live_seq(home):
+            with contextlib.suppress(TimeoutError, UnavailableError):
+                async with asyncio.timeout(CATCH_UP_S):
+                    await self.sites.fresh(home)
 
     async def close(self) -> None:
         """Stop: no new connections, answers in flight finish, the state is saved."""
@@ -195,6 +219,7 @@ class PeerNode:
         if self._access_log is not None:
             await self._access_log.close()
         await self.watch.close()
+        await self.news.close()
         await self.replication.close()
         await self.sites.close()
         await self.reader.close()
@@ -263,7 +288,11 @@ class PeerNode:
             # Both at once: either those remembered or those named may all be gone.
             await asyncio.gather(self.overlay.look_around(), self._join())
         while True:
-            await asyncio.sleep(ASK_AGAIN_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASK_AGAIN_S):
+                    await self._ask_now.wait()
+                    await asyncio.sleep(ASK_PAUSE_S)
+            self._ask_now.clear()
             if self._is_alone():
                 await self._ask_around()
             if self.holdings.home is None:
@@ -280,9 +309,37 @@ class PeerNode:
                 # the records that it has are needed.
                 self.sites.refresh_if_old(item.signed.record.site)
 
-    def _has_news(self, site: SiteId) -> None:
-        """A newer record came by STORE, without its manifest: fetch that."""
+    def _has_home(self, site: SiteId) -> None:
+        """This peer keeps a site from now on."""
+        self._save_state()
         self.sites.refresh_soon(site)
+
+    async def _place(
+        self, items: Sequence[Item], copies: int, segments: Sequence[SegmentData]
+    ) -> list[Placed]:
+        placed = await self.replication.place(items, copies, segments)
+        # Not before: whoever hears of a version looks for its manifest.
+        for item in items:
+            if isinstance(item.signed.record, SiteRecord):
+                self.news.spread(item.signed)
+        return placed
+
+    def _has_news(self, signed: Signed, teller: Address) -> None:
+        """A newer site's record came by STORE, without its manifest."""
+        if self.holdings.home is None:
+            # Anybody may send a STORE: those that it was told to join say which site is its home.
+            self._ask_now.set()
+        elif self.news.spread(signed, teller):
+            self.sites.hear(signed, teller)
+
+    def _is_behind(self, site: SiteId) -> None:
+        """Another peer has a newer version than this one told it of."""
+        self.sites.refresh_soon(site)
+
+    def _lives(self, signed: Signed) -> None:
+        """A version is served from now on."""
+        if self.holdings.keeps(signed.record.site):
+            self.news.spread(signed)
 
     async def _live_site(self, site: SiteId, fresh: bool) -> Signed | None:
         version = await (self.sites.fresh(site) if fresh else self.sites.current(site))
@@ -292,6 +349,8 @@ class PeerNode:
 
     def _met(self, event: Event) -> None:
         _tell(event)
+        if isinstance(event, ContactReturned):
+            self.news.remind(event.contact)
         if self._saving is None and not self._is_closing:
             self._saving = asyncio.ensure_future(self._save_contacts())
             self._saving.add_done_callback(_tell_failure)

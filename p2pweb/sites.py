@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from p2pweb.address import Address
 from p2pweb.blobs import InvalidBlockError, segments_of
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, UnavailableError
@@ -40,6 +41,10 @@ REFRESH_S = 10.0
 # The same where nobody had any version: it may be about to be published, and whoever asks for it
 # then is not to be told for long that there is none.
 UNKNOWN_S = 1.0
+# A version of a site kept here, whose manifest was not to be had, is asked for again after so long,
+# then twice so long, up to the most.
+REFRESH_AGAIN_S = 1.0
+REFRESH_AGAIN_S_MAX = 60.0
 # Sites whose manifests are in memory. A peer's own few, and what visitors asked it to proxy.
 SITES_MAX = 64
 MANIFESTS_BYTES_MAX = 64 * 1024 * 1024
@@ -69,6 +74,11 @@ class _Known:
     refreshed_at: float | None = None
     has_news: bool = False
     fault: UnavailableError | None = None
+    # A newer record that was heard of, and not taken yet.
+    heard: Signed | None = None
+    # When it is asked again for a version whose manifest was not to be had.
+    again_s: float = REFRESH_AGAIN_S
+    again: asyncio.TimerHandle | None = None
     # What lived on this peer's disk, also where its manifest cannot be read any more.
     floor: Signed | None = None
 
@@ -83,12 +93,15 @@ class Sites:
         reader: BlobReader,
         run: Runner,
         keeps: Callable[[SiteId], bool],
+        lives: Callable[[Signed], None],
     ) -> None:
+        """`lives` is told each site's record that is served from now on."""
         self._store = store
         self._overlay = overlay
         self._reader = reader
         self._run = run
         self._keeps = keeps
+        self._lives = lives
         self._known: OrderedDict[SiteId, _Known] = OrderedDict()
         self._refreshes: dict[SiteId, asyncio.Task[None]] = {}
         # The highest version of each site ever served here, manifests that were forgotten included.
@@ -99,6 +112,9 @@ class Sites:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for known in self._known.values():
+            if known.again is not None:
+                known.again.cancel()
 
     def leased(self, site: SiteId) -> tuple[SiteVersion, Lease] | None:
         """The live version, if that need not be looked at again just now.
@@ -136,11 +152,17 @@ class Sites:
             known.lease = Lease(known.refreshed_at + REFRESH_S)
         return known.version
 
-    async def fresh(self, site: SiteId) -> SiteVersion | None:
-        """The live version after asking the holders of the site's record."""
+    async def known(self, site: SiteId) -> SiteVersion | None:
+        """The live version, without asking anybody; None where this peer knows none."""
         known = self._entry(site)
         if known.version is None or known.has_news:
             await self._load(site, known)
+        return known.version
+
+    async def fresh(self, site: SiteId) -> SiteVersion | None:
+        """The live version after asking the holders of the site's record."""
+        await self.known(site)
+        known = self._entry(site)
         await asyncio.shield(self._start_refresh(site, known))
         if known.version is None and known.fault is not None:
             raise known.fault
@@ -160,6 +182,15 @@ class Sites:
         if known is not None:
             known.has_news = True
             known.lease.end()
+
+    def hear(self, signed: Signed, teller: Address) -> None:
+        """A site's record came without its manifest, which its teller may have: take that version,
+        if it is newer."""
+        known = self._entry(signed.record.site)
+        if known.heard is None or order_of(signed) > order_of(known.heard):
+            known.heard = signed
+            self._reader.suggest(record_key(signed.record), teller)
+            self._start_refresh(signed.record.site, known)
 
     def refresh_soon(self, site: SiteId) -> None:
         """There may be a newer version: ask, beside whatever goes on."""
@@ -224,15 +255,24 @@ class Sites:
         del self._refreshes[site]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("refreshing %s failed", site, exc_info=error)
+        known = self._known.get(site)
+        if known is None or task.cancelled():
+            return
+        if known.heard is not None:
+            self._start_refresh(site, known)
+        elif known.fault is not None and self._keeps(site):
+            known.again_s = min(2 * known.again_s, REFRESH_AGAIN_S_MAX)
+            loop = asyncio.get_running_loop()
+            known.again = loop.call_later(known.again_s, self._start_refresh, site, known)
+        else:
+            known.again_s = REFRESH_AGAIN_S
 
     async def _refresh(self, site: SiteId, known: _Known) -> None:
-        """Ask the holders of the site's record, and take the highest version that one has."""
-        best: Signed | None = None
-        async with self._overlay.find_value(dht_key(site_name(site))) as lookup:
-            async for found in lookup:
-                signed = _site_record(found.value, site)
-                if signed is not None and (best is None or order_of(signed) > order_of(best)):
-                    best = signed
+        """Take the version heard of, or else the highest that the holders of the site's record
+        have."""
+        best, known.heard = known.heard, None
+        if best is None or not self._is_higher(best, known):
+            best = await self._ask_holders(site)
         try:
             await self._take(best, known, is_kept=False)
             if known.version is not None:
@@ -240,6 +280,16 @@ class Sites:
         except UnavailableError as error:
             log.warning("the newest version of %s is not to be had: %s", site, error)
             known.fault = error
+
+    async def _ask_holders(self, site: SiteId) -> Signed | None:
+        """The highest version that a holder of the site's record has."""
+        best: Signed | None = None
+        async with self._overlay.find_value(dht_key(site_name(site))) as lookup:
+            async for found in lookup:
+                signed = _site_record(found.value, site)
+                if signed is not None and (best is None or order_of(signed) > order_of(best)):
+                    best = signed
+        return best
 
     async def _take(self, signed: Signed | None, known: _Known, *, is_kept: bool) -> None:
         """Serve a version from now on, unless one as high was served already."""
@@ -263,6 +313,7 @@ class Sites:
             while len(self._highest) > HIGHEST_MAX:
                 self._highest.popitem(last=False)
             log.info("site %s is at version %d", site, version.record.seq)
+            self._lives(signed)
 
     def _is_higher(self, signed: Signed, known: _Known) -> bool:
         if known.version is not None:

@@ -184,7 +184,7 @@ async def peer(files: dict[str, bytes]) -> AsyncIterator[Gateway]:
     client = PeerClient()
     overlay = cast(Overlay, Nobody())
     reader = BlobReader(store, client, overlay, _run)
-    sites = Sites(store, overlay, reader, _run, lambda _: True)
+    sites = Sites(store, overlay, reader, _run, lambda _: True, lambda _: None)
 
     async def live(site: str, fresh: bool) -> Signed | None:
         version = await sites.current(KEY.site) if site == KEY.site else None

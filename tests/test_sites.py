@@ -84,7 +84,9 @@ async def served(
     client = PeerClient()
     around = cast(Overlay, overlay)
     reader = BlobReader(store, client, around, run)
-    sites = Sites(store, around, reader, run, lambda site: is_kept and site == KEY.site)
+    sites = Sites(
+        store, around, reader, run, lambda site: is_kept and site == KEY.site, lambda _: None
+    )
     try:
         yield sites
     finally:

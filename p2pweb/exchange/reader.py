@@ -131,6 +131,10 @@ class BlobReader:
         """A blob of one block, if it is in memory."""
         return self._cache.get((source.blob, 0)) if source.blob.block_count == 1 else None
 
+    def suggest(self, key: bytes, address: Address) -> None:
+        """Somebody may have the bytes that belong to a key (20 bytes): ask there first."""
+        self._remember(key, address)
+
     # Here
 
     async def _here(self, blob: BlobId, block: int) -> bytes | None:
