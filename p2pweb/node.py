@@ -45,8 +45,9 @@ from p2pweb.records import (
     Signed,
     SiteRecord,
 )
+from p2pweb.repair import Repair
 from p2pweb.replication import Replication
-from p2pweb.sites import Sites
+from p2pweb.sites import Sites, SiteVersion
 from p2pweb.store.store import Item, Store, open_store
 from p2pweb.watch import Watch
 from p2pweb.worker import Runs, Worker
@@ -63,6 +64,8 @@ ASK_AGAIN_S = 5.0
 ASK_PAUSE_S = 0.5
 # And with them so many of those remembered, in turn.
 REMEMBERED_ASKED = 20
+# News that did not reach a peer turns up so late; to ask around costs some 8 KB.
+FOLLOW_S = 300.0
 # A peer that was away asks the peers that it knew for a newer version of its site before it serves
 # anything, and no longer than this: all of them may be gone.
 CATCH_UP_S = 2.0
@@ -115,6 +118,8 @@ class PeerNode:
         self._saving: asyncio.Task[None] | None = None
         self._state_lock = threading.Lock()
         self._is_closing = False
+        # When the home site is asked for again.
+        self._follow_at = 0.0
         self._rng = random.Random(entropy(32))
         # Somebody has a site, and this peer no home yet.
         self._ask_now = asyncio.Event()
@@ -138,6 +143,17 @@ class PeerNode:
             store, self.overlay, self.reader, self._run, self.holdings.keeps, self._lives
         )
         self.news = News(self.overlay, self._rng, self._is_behind)
+        self.repair = Repair(
+            self.node_id,
+            store,
+            self.client,
+            self.overlay,
+            self.reader,
+            self._kept_site,
+            run=self._run,
+            write=self._writer,
+            rng=self._rng,
+        )
         self.watch = Watch(self.node_id, self.overlay)
         self.replication = Replication(self.node_id, store, self.client, self.overlay, self._run)
         duties = Duties(
@@ -194,8 +210,8 @@ class PeerNode:
         self._note_contacts()
         self._save_state()
         self._asking = asyncio.ensure_future(self._keep_asking(joined=not knows_others))
-        self._asking.add_done_callback(_tell_failure)
-        self.watch.start()
+        for chore in (self._asking, self.watch.start(), self.repair.start()):
+            chore.add_done_callback(_tell_failure)
 
     async def _catch_up(self) -> None:
         """Learn what was published meanwhile, before anything is served: of the peers known."""
@@ -219,8 +235,8 @@ class PeerNode:
         if self._access_log is not None:
             await self._access_log.close()
         await self.watch.close()
+        await self.repair.close()
         await self.news.close()
-        await self.replication.close()
         await self.sites.close()
         await self.reader.close()
         await self.client.close()
@@ -304,6 +320,7 @@ class PeerNode:
         for item in items:
             if isinstance(item.signed.record, SiteRecord):
                 self.sites.notice(item.signed.record.site)
+                self.repair.has_version()
             elif item.signed.record.seq > self._store.live_seq(item.signed.record.site):
                 # A version is on its way. Without the live one this peer could not tell which of
                 # the records that it has are needed.
@@ -312,7 +329,7 @@ class PeerNode:
     def _has_home(self, site: SiteId) -> None:
         """This peer keeps a site from now on."""
         self._save_state()
-        self.sites.refresh_soon(site)
+        self.repair.has_version()
 
     async def _place(
         self, items: Sequence[Item], copies: int, segments: Sequence[SegmentData]
@@ -340,6 +357,18 @@ class PeerNode:
         """A version is served from now on."""
         if self.holdings.keeps(signed.record.site):
             self.news.spread(signed)
+            self.repair.has_version()
+
+    async def _kept_site(self) -> SiteVersion | None:
+        """The live version of the home site, as the others have it every now and then."""
+        home, now = self.holdings.home, asyncio.get_running_loop().time()
+        if home is None:
+            return None
+        known = await self.sites.known(home)
+        if known is not None and now < self._follow_at:
+            return known
+        self._follow_at = now + FOLLOW_S * self._rng.uniform(0.75, 1.25)
+        return await self.sites.current(home)
 
     async def _live_site(self, site: SiteId, fresh: bool) -> Signed | None:
         version = await (self.sites.fresh(site) if fresh else self.sites.current(site))
@@ -349,6 +378,7 @@ class PeerNode:
 
     def _met(self, event: Event) -> None:
         _tell(event)
+        self.repair.met(event)
         if isinstance(event, ContactReturned):
             self.news.remind(event.contact)
         if self._saving is None and not self._is_closing:

@@ -4,15 +4,15 @@ The holders of a key are the `copies` closest peers; the record alone also goes 
 k = 20 closest. What goes to the same peer travels together: first the records, then, in bundles,
 just the bytes that it says it lacks; where those are few bytes, all at once. A copy counts when its
 peer has answered that the record and all its bytes are on its disk; this peer's own count likewise
-where it is among the closest. The records that nobody counts travel after the answer.
+where it is among the closest. The records that nobody counts are fetched by those who should have
+them (`repair`) once the version is live.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import SegmentData
@@ -22,7 +22,7 @@ from p2pweb.errors import CorruptError, NotAPeerError, RemoteError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.service import Placed
-from p2pweb.exchange.wire import BUNDLE_ITEMS_MAX, InvalidMessageError, ItemAnswer
+from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer
 from p2pweb.records import COPIES_MAX, record_key
 from p2pweb.store.books import Part
 from p2pweb.store.store import Item, Store
@@ -38,17 +38,6 @@ AVOID_S = 10.0
 KNOWN_PEERS_MAX = 1_024
 # Bundles being placed at one time: what a few publishers at once have under way.
 PLACES_MAX = 8
-# Records are spread so long after the answer: those of the publishes meanwhile travel together.
-SPREAD_AFTER_S = 1.0
-# Peers that are sent such records at one time; one that hangs must not hold up the others,
-SPREADS_MAX = 8
-# and is given up after so long, with all that waits for it: 256 records are 256 KiB.
-SPREAD_S = 10.0
-# A peer that is told to stop goes on spreading for so long.
-SPREAD_GRACE_S = 3.0
-# Records of up to 1 KiB waiting for that, and places of them in the queues of those peers, some
-# 100 bytes each. A publish that finds so many waiting waits too.
-SPREAD_RECORDS_MAX = 8_192
 # Lookups of one batch under way at once.
 LOOKUPS_MAX = 16
 
@@ -88,11 +77,6 @@ class Replication:
         self._holders: OrderedDict[Contact, None] = OrderedDict()
         self._avoided: dict[Address, tuple[float, RemoteError]] = {}
         self._placing = asyncio.Semaphore(PLACES_MAX)
-        self._spreading = _Spreading(self._find_candidates, self._push_records)
-
-    async def close(self) -> None:
-        """End what is under way after the answers."""
-        await self._spreading.close()
 
     async def place(
         self, items: Sequence[Item], copies: int, segments: Sequence[SegmentData] = ()
@@ -123,7 +107,6 @@ class Replication:
                 await asyncio.gather(
                     *(self._place_with(contact, batch, read) for contact, batch in batches.items())
                 )
-        await self._spreading.add(tasks)
         return [
             Placed(task.copies, min(task.wanted, task.copies + task.missed), task.newer)
             for task in tasks
@@ -199,9 +182,6 @@ class Replication:
                     else:
                         task.missed += 1
 
-    async def _push_records(self, contact: Contact, items: Sequence[Item]) -> None:
-        await self._push(contact, items, self._read)
-
     async def _push(
         self, contact: Contact, items: Sequence[Item], read: _Read
     ) -> tuple[ItemAnswer, ...]:
@@ -248,108 +228,6 @@ class Replication:
         except CorruptError as error:
             log.warning("%s", error)
             return None
-
-
-class _Spreading:
-    """Records on their way to those of the k closest whose copies nobody counts.
-
-    Each peer is sent what has gathered for it. What waits for one that fails is dropped.
-    """
-
-    def __init__(
-        self,
-        find: Callable[[Sequence[_Task], int], Awaitable[None]],
-        push: Callable[[Contact, Sequence[Item]], Awaitable[object]],
-    ) -> None:
-        self._find = find
-        self._push = push
-        # What was placed, and to whom else it goes once that is known.
-        self._placed: list[_Task] = []
-        self._finding: asyncio.Task[None] | None = None
-        self._waiting: dict[Contact, list[Item]] = {}
-        self._sending: dict[Contact, asyncio.Task[None]] = {}
-        self._turns = asyncio.Semaphore(SPREADS_MAX)
-        self._count = 0
-        self._has_room = asyncio.Event()
-        self._closing = asyncio.Event()
-
-    async def add(self, placed: Sequence[_Task]) -> None:
-        """Have the records of these spread soon. Returns at once unless too many wait already."""
-        while self._count >= SPREAD_RECORDS_MAX and not self._closing.is_set():
-            self._has_room.clear()
-            await self._has_room.wait()
-        if self._closing.is_set():
-            return
-        self._count += len(placed)
-        self._placed += placed
-        if self._finding is None and placed:
-            self._finding = asyncio.ensure_future(self._find_peers())
-
-    async def close(self) -> None:
-        """Send what waits, without further delay and for `SPREAD_GRACE_S` at most."""
-        self._closing.set()
-        self._has_room.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SPREAD_GRACE_S):
-                while tasks := self._tasks():
-                    await asyncio.wait(tasks)
-        if left := self._count:
-            log.info("stopping with %d records of which some peers were to know", left)
-        tasks = self._tasks()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [*self._sending.values(), *([self._finding] if self._finding else ())]
-
-    async def _find_peers(self) -> None:
-        """Look for all of the k closest to what was placed."""
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SPREAD_AFTER_S):
-                    await self._closing.wait()
-            while self._placed:
-                tasks = self._placed[:BUNDLE_ITEMS_MAX]
-                del self._placed[:BUNDLE_ITEMS_MAX]
-                try:
-                    await self._find(tasks, RECORD_COPIES)
-                    for task in tasks:
-                        self._hand_out(task)
-                finally:
-                    self._forget(len(tasks))
-        finally:
-            self._finding = None
-
-    def _hand_out(self, task: _Task) -> None:
-        record = replace(task.item, with_bytes=False)
-        for contact in task.candidates:
-            if contact is not None:
-                self._count += 1
-                self._waiting.setdefault(contact, []).append(record)
-                if contact not in self._sending:
-                    self._sending[contact] = asyncio.ensure_future(self._send_to(contact))
-
-    async def _send_to(self, contact: Contact) -> None:
-        waiting = self._waiting[contact]
-        try:
-            while waiting:
-                async with self._turns, asyncio.timeout(SPREAD_S):
-                    batch = waiting[:BUNDLE_ITEMS_MAX]
-                    await self._push(contact, batch)
-                del waiting[: len(batch)]
-                self._forget(len(batch))
-        except TimeoutError:
-            log.info("%s takes records too slowly", format_address(contact.address))
-        except RemoteError:
-            pass  # Whoever pushes has logged it.
-        finally:
-            self._forget(len(waiting))
-            del self._waiting[contact], self._sending[contact]
-
-    def _forget(self, count: int) -> None:
-        self._count -= count
-        self._has_room.set()
 
 
 def _next_round(tasks: Sequence[_Task]) -> dict[Contact, list[_Task]]:

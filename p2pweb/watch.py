@@ -31,8 +31,10 @@ class Watch:
         self._overlay = overlay
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[None]:
+        """Begin; the task that goes on with it."""
         self._task = asyncio.ensure_future(self._keep_watching())
+        return self._task
 
     async def close(self) -> None:
         if self._task is not None:

@@ -35,12 +35,13 @@ BIGGEST = BlobId(BLOB_BYTES_MAX, ROOT)
 DECODERS: list[Callable[[bytes], object]] = [
     wire.decode_bundle,
     lambda data: wire.decode_answers(data, 1),
+    wire.decode_wanted,
     wire.decode_peer_info,
     wire.decode_status,
     wire.decode_peers,
 ]
 EVERY_DECODER = pytest.mark.parametrize(
-    "decode", DECODERS, ids=["bundle", "answers", "info", "status", "peers"]
+    "decode", DECODERS, ids=["bundle", "answers", "keys", "info", "status", "peers"]
 )
 
 blobs = st.builds(BlobId, st.integers(0, BLOB_BYTES_MAX), st.binary(min_size=32, max_size=32))
@@ -321,3 +322,13 @@ def test_path_of_a_segment_names_it(part: tuple[BlobId, int]) -> None:
 )
 def test_other_names_are_none(name: str) -> None:
     assert wire.parse_blob_name(name) is None
+
+
+def test_keys_come_through_and_no_more_than_go_into_an_answer() -> None:
+    wanted = [(bytes([number]) * 20, number % 2 == 0) for number in range(wire.BUNDLE_ITEMS_MAX)]
+    data = wire.encode_wanted(wanted)
+    assert len(data) <= wire.KEYS_BYTES_MAX
+    assert wire.decode_wanted(data) == wanted
+    for broken in ([*wanted, (bytes(20), True)], [(bytes(19), True)], [(bytes(21), True)]):
+        with pytest.raises(InvalidMessageError):
+            wire.decode_wanted(wire.encode_wanted(broken))

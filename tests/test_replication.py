@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
 import pytest
 
-from p2pweb import replication as replication_module
 from p2pweb.address import Address
 from p2pweb.blobs import SegmentData, segments_of
 from p2pweb.dht.contact import Contact, NodeId, distance
@@ -18,7 +16,6 @@ from p2pweb.errors import NotAPeerError, RemoteError
 from p2pweb.exchange.client import SENT_UNASKED_BYTES_MAX, PeerClient
 from p2pweb.exchange.service import Duties, PeerService, Placed
 from p2pweb.exchange.wire import (
-    BUNDLE_ITEMS_MAX,
     BUNDLE_MEDIA_TYPE,
     ItemAnswer,
     PeerInfo,
@@ -67,10 +64,6 @@ class Bundles(PeerClient):
         super().__init__()
         self.sent: list[tuple[Address, tuple[Item, ...], tuple[SegmentData, ...], int | None]] = []
         self.stores: dict[Address, Store] = {}
-        self.go = asyncio.Event()
-        self.go.set()
-        self.arrived = asyncio.Event()
-        self.broken: set[Address] = set()
         self.strangers: set[Address] = set()
         # Who is at an address instead of the one whom the overlay knows there.
         self.others: dict[Address, bytes] = {}
@@ -91,23 +84,10 @@ class Bundles(PeerClient):
         place_copies: int | None = None,
     ) -> tuple[ItemAnswer, ...]:
         self.sent.append((address, tuple(items), tuple(segments), place_copies))
-        self.arrived.set()
-        if items and not any(item.with_bytes for item in items):
-            await self.go.wait()
-            if address in self.broken:
-                raise RemoteError("broken")
         if self.lies:
             return tuple(ItemAnswer("held", wants=self.lies) for _ in items)
         store = self.stores.setdefault(address, memory_store())
         return tuple(map(ItemAnswer.of, store.commit(items, segments)))
-
-    def records_alone(self) -> list[tuple[Address, int]]:
-        """To whom how many records went that nobody counts."""
-        return [
-            (address, len(items))
-            for address, items, _, _ in self.sent
-            if items and not any(item.with_bytes for item in items)
-        ]
 
     async def end(self) -> None:
         for store in self.stores.values():
@@ -156,20 +136,8 @@ async def replicating(
     try:
         yield replication, client
     finally:
-        await replication.close()
         await client.end()
         store.close()
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replication_module, "SPREAD_AFTER_S", 0)
-
-
-async def turn(times: int = 20) -> None:
-    """Let everything go on that waits for nothing."""
-    for _ in range(times):
-        await asyncio.sleep(0)
 
 
 # Replication
@@ -191,107 +159,6 @@ def _from(item: Item) -> Callable[[bytes], int]:
     return lambda one: distance(one, key)
 
 
-async def test_a_publish_answers_while_uncounted_records_are_stuck(at_once: None) -> None:
-    async with replicating() as (replication, client):
-        client.go.clear()
-        item, segment = small_file(b"few bytes")
-        assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
-        await turn()
-        stuck = client.records_alone()
-        assert 0 < len(stuck) <= replication_module.SPREADS_MAX
-        client.go.set()
-        await turn()
-        told = {address for address, *_ in client.sent}
-        assert told == {one.address for one in CONTACTS}
-
-
-async def test_a_peer_that_closes_waits_for_a_peer_that_hangs_so_long_and_no_longer(
-    at_once: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(replication_module, "SPREAD_GRACE_S", 0.01)
-    caplog.set_level("INFO")
-    async with replicating() as (replication, client):
-        client.go.clear()
-        item, segment = small_file(b"few bytes")
-        await replication.place([item], COPIES, [segment])
-        await turn()
-        before = len(client.sent)
-        await replication.close()
-        assert len(asyncio.all_tasks()) == 1
-        assert "stopping with" in caplog.text
-        client.go.set()
-        # What is placed in the last moment is counted as ever, and not spread.
-        other, segment = small_file(b"other bytes", "/b.txt")
-        assert await replication.place([other], COPIES, [segment]) == [Placed(COPIES, COPIES)]
-        assert len(asyncio.all_tasks()) == 1
-        assert all(item.with_bytes for _, items, _, _ in client.sent[before:] for item in items)
-
-
-async def test_a_peer_that_fails_costs_the_others_nothing(at_once: None) -> None:
-    async with replicating() as (replication, client):
-        client.broken = {one.address for one in CONTACTS[:5]}
-        for number in range(3):
-            item, segment = small_file(b"few bytes", f"/{number}.txt")
-            assert await replication.place([item], 1, [segment]) == [Placed(1, 1)]
-        await turn(50)
-        whole = {one.address for one in CONTACTS[5:]}
-        for address, store in client.stores.items():
-            if address in whole:
-                for number in range(3):
-                    item, _ = small_file(b"few bytes", f"/{number}.txt")
-                    assert store.find(record_key(item.signed.record)) is not None
-
-
-async def test_records_of_several_publishes_travel_together(
-    monkeypatch: pytest.MonkeyPatch, at_once: None
-) -> None:
-    monkeypatch.setattr(replication_module, "SPREADS_MAX", 1)
-    async with replicating() as (replication, client):
-        client.go.clear()
-        for number in range(BUNDLE_ITEMS_MAX + 10):
-            item, segment = small_file(b"few bytes", f"/{number}.txt")
-            await replication.place([item], 1, [segment])
-        client.go.set()
-        await turn(500)
-        sizes = [count for _, count in client.records_alone()]
-        # One request was stuck meanwhile; each other peer got all of them in a bundle or two.
-        assert len(sizes) <= 3 * len(CONTACTS)
-        assert max(sizes) <= BUNDLE_ITEMS_MAX
-        assert sum(sizes) >= (BUNDLE_ITEMS_MAX + 10) * (len(CONTACTS) - 1)
-
-
-async def test_a_publish_waits_where_too_many_records_wait(
-    monkeypatch: pytest.MonkeyPatch, at_once: None
-) -> None:
-    monkeypatch.setattr(replication_module, "SPREAD_RECORDS_MAX", 2)
-    async with replicating() as (replication, client):
-        client.go.clear()
-        item, segment = small_file(b"few bytes")
-        await replication.place([item], COPIES, [segment])
-        other, segment = small_file(b"few bytes", "/b.txt")
-        second = asyncio.ensure_future(replication.place([other], COPIES, [segment]))
-        third = asyncio.ensure_future(replication.place([other], COPIES, [segment]))
-        await turn()
-        assert not second.done() and not third.done()
-        client.go.set()
-        assert await second == await third == [Placed(COPIES, COPIES)]
-
-
-async def test_closing_lets_a_publish_that_waits_for_room_answer(
-    monkeypatch: pytest.MonkeyPatch, at_once: None
-) -> None:
-    monkeypatch.setattr(replication_module, "SPREAD_RECORDS_MAX", 1)
-    async with replicating() as (replication, client):
-        client.go.clear()
-        item, segment = small_file(b"few bytes")
-        await replication.place([item], COPIES, [segment])
-        waiting = asyncio.ensure_future(replication.place([item], COPIES, [segment]))
-        await turn()
-        assert not waiting.done()
-        await replication.close()
-        assert await waiting == [Placed(COPIES, COPIES)]
-
-
 def _item_far_from_us() -> tuple[Item, SegmentData]:
     """One that this peer itself is not to keep."""
     for number in range(100):
@@ -301,7 +168,7 @@ def _item_far_from_us() -> tuple[Item, SegmentData]:
     raise AssertionError("a hundred keys, all of them in one half")
 
 
-async def test_a_publish_waits_for_the_lookup_of_its_holders_alone(at_once: None) -> None:
+async def test_a_publish_waits_for_the_lookup_of_its_holders_alone() -> None:
     overlay = Large()
     async with replicating(overlay) as (replication, client):
         item, segment = _item_far_from_us()
@@ -309,33 +176,6 @@ async def test_a_publish_waits_for_the_lookup_of_its_holders_alone(at_once: None
         assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
         assert overlay.needs == [COPIES]
         assert {address for address, *_ in client.sent} == {one.address for one in nearest[:COPIES]}
-        await turn(50)
-        # The rest of the k closest are looked for, and sent the record, after the answer.
-        assert overlay.needs == [COPIES, 20]
-        told = [address for address, _ in client.records_alone()]
-        assert sorted(told) == sorted(one.address for one in nearest[COPIES:20])
-
-
-async def test_a_peer_that_closes_spreads_at_once_what_it_owes() -> None:
-    overlay = Large()
-    async with replicating(overlay) as (replication, client):
-        item, segment = _item_far_from_us()
-        await replication.place([item], COPIES, [segment])
-        assert not client.records_alone()
-        await replication.close()
-        assert len(client.records_alone()) == 20 - COPIES
-
-
-async def test_a_peer_that_takes_records_too_slowly_is_given_up(
-    at_once: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replication_module, "SPREAD_S", 0.01)
-    monkeypatch.setattr(replication_module, "SPREAD_RECORDS_MAX", 2)
-    async with replicating() as (replication, client):
-        client.go.clear()
-        for number in range(3):
-            item, segment = small_file(b"few bytes", f"/{number}.txt")
-            assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
 
 
 async def test_silence_of_all_others_is_copies_missing_and_no_small_network() -> None:
@@ -358,19 +198,7 @@ async def test_one_machine_under_two_ids_is_one_copy() -> None:
         assert sorted(whole) == sorted(nearest[n].address for n in (1, 2, 3))
 
 
-async def test_nobody_is_owed_bytes_for_a_record_that_came_without(at_once: None) -> None:
-    overlay = Large()
-    async with replicating(overlay) as (replication, client):
-        item, segment = _item_far_from_us()
-        replication._store.commit([item], [segment])
-        await replication.place([item], COPIES, [segment])
-        client.lies = (ItemAnswer.of(Held(((segment.blob, 0),))).wants[0],)
-        await turn(50)
-        assert len(client.records_alone()) == 20 - COPIES
-        assert not any(segments for _, _, segments, _ in client.sent[COPIES:])
-
-
-async def test_where_a_holder_keeps_nothing_the_next_closest_is_found(at_once: None) -> None:
+async def test_where_a_holder_keeps_nothing_the_next_closest_is_found() -> None:
     overlay = Large()
     async with replicating(overlay) as (replication, client):
         item, segment = _item_far_from_us()

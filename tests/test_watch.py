@@ -85,7 +85,5 @@ async def test_watching_ends_with_the_overlay(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(watch_module, "EVERY_S", 0.0)
     around = Around([contact(1)], is_closed=True)
     watch = Watch(OWN, cast(Overlay, around))
-    watch.start()
-    assert watch._task is not None
-    await watch._task
+    await watch.start()
     await watch.close()

@@ -179,6 +179,21 @@ class PeerClient:
         )
         return _present(answer, address)
 
+    async def copies(
+        self, address: Address, wanted: Sequence[tuple[bytes, bool]]
+    ) -> wire.Bundle | None:
+        """What a peer has at these keys, as `wire.encode_wanted` takes them; of the bytes what
+        there is room for. None where it is a peer that gives no copies. Nothing is proved yet."""
+        return await self._ask(
+            address,
+            "POST",
+            wire.PREFIX + "copies",
+            wire.decode_bundle,
+            body=wire.encode_wanted(wanted),
+            headers={"Content-Type": wire.KEYS_MEDIA_TYPE},
+            limit_bytes=wire.BUNDLE_BYTES_MAX,
+        )
+
     async def page(self, address: Address, site: SiteId, path: str, limit_bytes: int) -> BlobId:
         """The blob that a peer serves to visitors of a site under a path, decoded."""
         answer = await self._ask(

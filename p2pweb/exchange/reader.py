@@ -102,7 +102,7 @@ class BlobReader:
         self._passing = BlockCache(PASSING_BYTES)
         self._known: OrderedDict[bytes, list[Address]] = OrderedDict()
         self._fetches: dict[tuple[BlobId, int], asyncio.Task[list[bytes]]] = {}
-        self._restores: dict[tuple[BlobId, int], asyncio.Task[None]] = {}
+        self._restores: dict[tuple[BlobId, int], asyncio.Task[bool]] = {}
 
     async def close(self) -> None:
         tasks = [*self._fetches.values(), *self._restores.values()]
@@ -309,11 +309,13 @@ class BlobReader:
         except CorruptError as error:
             log.warning("%s", error)
             return
-        task = asyncio.ensure_future(self._fetch_and_keep(source, segment))
+        task = asyncio.ensure_future(self.keep(source, segment))
         self._restores[place] = task
         task.add_done_callback(lambda _: self._restores.pop(place, None))
 
-    async def _fetch_and_keep(self, source: Source, segment: int) -> None:
+    async def keep(self, source: Source, segment: int) -> bool:
+        """Fetch a segment that a record kept here warrants, and put it on the disk; whether that
+        worked."""
         blob = source.blob
         start = segment * SEGMENT_BYTES
         try:
@@ -323,9 +325,10 @@ class BlobReader:
             whole = SegmentData(blob=blob, segment=segment, hashes=hashes, data=data)
             await self._run(lambda: self._store.commit([], [whole]))
         except (UnavailableError, InvalidBlockError, OSError) as error:
-            log.warning("segment %d of blob %s is not back on this disk: %s", segment, blob, error)
-        else:
-            log.info("segment %d of blob %s is back on this disk", segment, blob)
+            log.warning("segment %d of blob %s is not on this disk: %s", segment, blob, error)
+            return False
+        log.info("segment %d of blob %s is on this disk", segment, blob)
+        return True
 
 
 class BlobContent:

@@ -41,6 +41,8 @@ BODY_S = 240.0
 # Of these, one in its commit and one having its signatures proved, so that those do not take all
 # the threads from readers.
 COMMITS_MAX = 2
+# Answers being put together of up to `BUNDLE_BYTES_MAX`: repairs leave the disk to readers.
+COPIES_MAX = 2
 # Signatures proved on the loop's thread, at some 100 µs each: a change of thread and back takes
 # longer than one of them. Decoding a bundle of so many bytes takes next to nothing.
 QUICK_ITEMS_MAX = 4
@@ -99,6 +101,7 @@ class PeerService:
         self._held_bytes = 0
         self._passing = BlockCache(PASSING_BYTES)
         self._commits = asyncio.Semaphore(COMMITS_MAX)
+        self._copies = asyncio.Semaphore(COPIES_MAX)
 
     async def handle(
         self, request: Request, path: str, query: str | None, body: RequestBody
@@ -109,6 +112,10 @@ class PeerService:
             if request.method != "POST":
                 return method_not_allowed(("POST",))
             return await self._take_bundle(request, body, place=kind == "publish")
+        if kind == "copies" and not rest:
+            if request.method != "POST":
+                return method_not_allowed(("POST",))
+            return await self._give_copies(request, body)
         if request.method not in ("GET", "HEAD"):
             return method_not_allowed(("GET", "HEAD"))
         if kind == "peer" and not rest:
@@ -163,13 +170,33 @@ class PeerService:
             lambda: _SegmentContent(self._store, self._run, self._passing, blob, segment),
         )
 
+    async def _give_copies(self, request: Request, body: RequestBody) -> Response:
+        """The records at some keys, and of their bytes as many as there is room for."""
+        if request.field(b"content-type") != wire.KEYS_MEDIA_TYPE.encode():
+            raise Refusal(415, f"keys are sent as {wire.KEYS_MEDIA_TYPE}")
+        pieces: list[bytes] = []
+        try:
+            if not await self._read_body(body, pieces, wire.KEYS_BYTES_MAX):
+                return _busy()
+            wanted = wire.decode_wanted(b"".join(pieces))
+        except InvalidMessageError as error:
+            return _plain(400, str(error))
+        finally:
+            self._held_bytes -= sum(map(len, pieces))
+            pieces.clear()
+        async with self._copies:
+            data = await self._run(lambda: _copies(self._store, wanted))
+            return Response(
+                status=200, fields=_fields(wire.BUNDLE_MEDIA_TYPE, "no-store"), body=data
+            )
+
     async def _take_bundle(self, request: Request, body: RequestBody, *, place: bool) -> Response:
         if request.field(b"content-type") != wire.BUNDLE_MEDIA_TYPE.encode():
             raise Refusal(415, f"a bundle is sent as {wire.BUNDLE_MEDIA_TYPE}")
         pieces: list[bytes] = []
         try:
-            if not await self._read_body(body, pieces):
-                return _plain(503, "this peer is busy", ("Retry-After", str(RETRY_AFTER_S)))
+            if not await self._read_body(body, pieces, wire.BUNDLE_BYTES_MAX):
+                return _busy()
             async with self._commits:
                 bundle, items = await self._open(b"".join(pieces))
                 segments = bundle.segments()
@@ -203,21 +230,21 @@ class PeerService:
             body=wire.encode_answers(answers),
         )
 
-    async def _read_body(self, body: RequestBody, pieces: list[bytes]) -> bool:
-        """Read a bundle's bytes into `pieces`; False where other bundles leave no room for it."""
+    async def _read_body(self, body: RequestBody, pieces: list[bytes], limit_bytes: int) -> bool:
+        """Read a body into `pieces`; False where others leave no room for it."""
         size_bytes = 0
         try:
             async with asyncio.timeout(BODY_S):
                 async for piece in body:
                     size_bytes += len(piece)
-                    if size_bytes > wire.BUNDLE_BYTES_MAX:
-                        raise Refusal(413, f"a bundle has {wire.BUNDLE_BYTES_MAX} bytes at most")
+                    if size_bytes > limit_bytes:
+                        raise Refusal(413, f"this has {limit_bytes} bytes at most")
                     if self._held_bytes + len(piece) > BODIES_BYTES_MAX:
                         return False
                     self._held_bytes += len(piece)
                     pieces.append(piece)
         except TimeoutError:
-            raise Refusal(408, f"a bundle may take {BODY_S:.0f} s") from None
+            raise Refusal(408, f"it may take {BODY_S:.0f} s") from None
         return True
 
     async def _open(self, data: bytes) -> tuple[wire.Bundle, list[Item | Refused]]:
@@ -289,6 +316,29 @@ class _SegmentContent:
         return memoryview(data)[start - offset : stop - offset]
 
 
+def _copies(store: Store, wanted: Sequence[tuple[bytes, bool]]) -> bytes:
+    """A bundle of what lies at these keys. `with_bytes` says of each that its bytes are here."""
+    items: list[Item] = []
+    segments: dict[Part, SegmentData] = {}
+    room_bytes = wire.BUNDLE_DATA_BYTES
+    for key, with_bytes in wanted:
+        try:
+            kept = store.find(key)
+            if kept is None:
+                continue
+            items.append(Item(kept.signed, kept.segment, kept.has_bytes))
+            parts = [one for one in kept.signed.record.parts(kept.segment) if one not in segments]
+            size_bytes = sum(blob.segment_size(segment) for blob, segment in parts)
+            if with_bytes and kept.has_bytes and size_bytes <= room_bytes:
+                room_bytes -= size_bytes
+                for part in parts:
+                    if (data := store.read_segment(*part)) is not None:
+                        segments[part] = data
+        except CorruptError as error:
+            log.warning("%s", error)
+    return wire.encode_bundle(items, segments.values())
+
+
 def _with_copies(answer: ItemAnswer, placed: Placed) -> ItemAnswer:
     if placed.newer:
         return ItemAnswer("stale", newer=placed.newer)
@@ -322,6 +372,10 @@ def _fields(media_type: str, cache_control: str) -> tuple[tuple[str, str], ...]:
         ("Cache-Control", cache_control),
         ("X-Content-Type-Options", "nosniff"),
     )
+
+
+def _busy() -> Response:
+    return _plain(503, "this peer is busy", ("Retry-After", str(RETRY_AFTER_S)))
 
 
 def _json(data: bytes) -> Response:

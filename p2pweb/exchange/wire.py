@@ -16,7 +16,14 @@ from p2pweb.address import format_address, parse_address
 from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, SegmentData
 from p2pweb.errors import UsageError
 from p2pweb.keys import SiteId, is_site_id
-from p2pweb.records import COPIES_MAX, RECORD_BYTES_MAX, InvalidRecordError, Signed, open_record
+from p2pweb.records import (
+    COPIES_MAX,
+    KEY_BYTES,
+    RECORD_BYTES_MAX,
+    InvalidRecordError,
+    Signed,
+    open_record,
+)
 from p2pweb.store.books import Part
 from p2pweb.store.store import Held, Item, Outcome, Stale
 
@@ -25,6 +32,7 @@ _T = TypeVar("_T")
 PREFIX = "/.well-known/p2pweb/"
 PROTOCOL = 1
 BUNDLE_MEDIA_TYPE = "application/vnd.p2pweb.bundle"
+KEYS_MEDIA_TYPE = "application/vnd.p2pweb.keys"
 
 # Keeps one bundle's signatures (some 100 µs each) well under the time of its bytes' way.
 BUNDLE_ITEMS_MAX = 256
@@ -35,6 +43,8 @@ BUNDLE_DATA_BYTES = SEGMENT_BYTES
 # That, the hashes of the longest blob (128 KiB), 256 records, and framing.
 BUNDLE_BYTES_MAX = 6 * 1024 * 1024
 ANSWER_BYTES_MAX = 1024 * 1024
+# So many keys of 20 bytes, and framing.
+KEYS_BYTES_MAX = 16 * 1024
 
 # Whoever asks for a status names this as an option of the Connection field; see `status`.
 STATUS_OPTION = "p2pweb-status"
@@ -212,6 +222,14 @@ class ItemAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         return self.state == "held" and not self.wants
 
 
+class _Wanted(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    key: Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
+    with_bytes: bool
+
+
+_wanted_decoder = msgspec.msgpack.Decoder(
+    Annotated[tuple[_Wanted, ...], msgspec.Meta(max_length=BUNDLE_ITEMS_MAX)]
+)
 _bundle_decoder = msgspec.msgpack.Decoder(Bundle)
 _answers_decoder = msgspec.msgpack.Decoder(tuple[ItemAnswer, ...])
 _peer_decoder = msgspec.json.Decoder(PeerInfo)
@@ -238,6 +256,16 @@ def encode_bundle(
 def decode_bundle(data: bytes) -> Bundle:
     """InvalidMessageError where it is no bundle."""
     return _decode(_bundle_decoder, data)
+
+
+def encode_wanted(wanted: Iterable[tuple[bytes, bool]]) -> bytes:
+    """Up to `BUNDLE_ITEMS_MAX` DHT keys (20 bytes), and whether bytes are asked for too."""
+    return _encoder.encode(tuple(_Wanted(key, with_bytes) for key, with_bytes in wanted))
+
+
+def decode_wanted(data: bytes) -> list[tuple[bytes, bool]]:
+    """InvalidMessageError where these are no keys."""
+    return [(one.key, one.with_bytes) for one in _decode(_wanted_decoder, data)]
 
 
 def encode_answers(answers: Iterable[ItemAnswer]) -> bytes:

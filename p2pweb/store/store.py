@@ -320,6 +320,16 @@ class Store:
                 row, signed = opened[0]
             return Kept(signed, row.segment, row.with_bytes and not books.missing(row))
 
+    def holds(self, key: bytes, record: Record, *, with_bytes: bool) -> bool:
+        """Whether just this record lies at a key, and, where they are asked for, all its bytes."""
+        payload = records.encode_record(record)
+        with self._reading() as books:
+            return any(
+                payload_of(row.value) == payload
+                and (not with_bytes or (row.with_bytes and not books.missing(row)))
+                for row in books.rows(key)
+            )
+
     def live_seq(self, site: SiteId) -> int:
         """The seq of the live version; 0 where none is known here."""
         live = self._live.get(site)

@@ -1,0 +1,412 @@
+"""Fetches the copies that this peer should have and lacks, from the other peers that keep the site.
+
+What it should have, `repair_plan` knows; this asks for it: first the peers near each key, many keys
+at once, then whoever a lookup finds. It looks again whenever that may have changed: after the
+start, after a new version, after a peer left, and every now and then. A peer that left is spared
+for a while, since most that leave come back; what it kept is fetched only after that.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+from p2pweb.address import format_address
+from p2pweb.blobs import InvalidBlockError
+from p2pweb.dht.contact import Contact, NodeId
+from p2pweb.dht.events import ContactDown, Event
+from p2pweb.dht.overlay import Overlay, OverlayClosedError
+from p2pweb.errors import CorruptError, NotAPeerError, RemoteError, UnavailableError
+from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.reader import BlobReader, Runner, Source
+from p2pweb.exchange.wire import (
+    BUNDLE_DATA_BYTES,
+    BUNDLE_ITEMS_MAX,
+    Bundle,
+    InvalidMessageError,
+)
+from p2pweb.keys import SiteId
+from p2pweb.records import InvalidRecordError, Signed, dht_key, file_name, open_record, record_key
+from p2pweb.repair_plan import (
+    RECORD_COPIES,
+    SPARE_S,
+    Due,
+    Neighbours,
+    Share,
+    plan_repairs,
+    shares_of,
+    whom_to_ask,
+)
+from p2pweb.sites import SiteVersion
+from p2pweb.store.store import Held, Item, Store
+
+log = logging.getLogger("p2pweb.repair")
+
+# After the start: what the first lookups find out about the neighbours decides what is due.
+START_S = 0.5
+# After a version goes live, so that its last copies are placed, and peers that heard of it at one
+# moment do not ask at one moment: up to twice so long.
+AFTER_VERSION_S = 1.0
+# Whether or not anything happened, so that what failed is tried again.
+PERIOD_S = 60.0
+# While neither the version nor the neighbours change, nothing that was here should be lacking; that
+# is looked after so often all the same.
+SETTLED_S = 600.0
+# Several peers that leave one after the other are one round of repairs.
+PAUSE_S = 2.0
+# Peers asked at one time; the answer of each has up to 6 MiB.
+ASKS_MAX = 8
+# Of those near a key so many are asked one after the other before a lookup looks for others. Where
+# half of all peers just left, and their successors have nothing yet, one key in 256 comes to that.
+TRIES_MAX = 8
+# Lookups of one round, for what nobody near has; the rest is for the next round.
+LOOKUPS_MAX = 64
+# The ceiling on what a peer fetches, so that repairs leave room for visitors on a link of 100
+# Mbit/s, and bodies of 10 GB come back within the hour.
+BYTES_PER_S = 4 * 1024 * 1024
+
+
+class Repair:
+    """The repairing side of one peer; `start` when it has joined, `close` when done."""
+
+    def __init__(
+        self,
+        node_id: bytes,
+        store: Store,
+        client: PeerClient,
+        overlay: Overlay,
+        reader: BlobReader,
+        live: Callable[[], Awaitable[SiteVersion | None]],
+        *,
+        run: Runner,
+        write: Runner,
+        rng: random.Random,
+    ) -> None:
+        """`live` gives the live version of the site that this peer keeps, None where it keeps none
+        or nobody has one. UnavailableError where it cannot be had."""
+        self._node_id = NodeId(node_id)
+        self._store = store
+        self._client = client
+        self._overlay = overlay
+        self._reader = reader
+        self._live = live
+        self._run = run
+        self._write = write
+        self._rng = rng
+        self._task: asyncio.Task[None] | None = None
+        # When the next round is.
+        self._at = 0.0
+        self._sooner = asyncio.Event()
+        self._neighbours = Neighbours()
+        # In which situation nothing was lacking, and how long that is relied on.
+        self._settled: tuple[Signed, frozenset[NodeId], frozenset[NodeId]] | None = None
+        self._settled_until = 0.0
+        self.asking = asyncio.Semaphore(ASKS_MAX)
+        self._busy_until = 0.0
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin with rounds; the task that goes on with them."""
+        self._at = asyncio.get_running_loop().time() + START_S
+        self._task = asyncio.ensure_future(self._keep_up())
+        return self._task
+
+    async def close(self) -> None:
+        """End what is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def has_version(self) -> None:
+        """A version of the site has gone live, or is about to."""
+        self._within(AFTER_VERSION_S * self._rng.uniform(1.0, 2.0))
+
+    def met(self, event: Event) -> None:
+        """A peer came or went."""
+        self._neighbours.met(event, asyncio.get_running_loop().time())
+        if isinstance(event, ContactDown):
+            self._within(SPARE_S)
+
+    def _within(self, seconds: float) -> None:
+        at = asyncio.get_running_loop().time() + seconds
+        if at < self._at:
+            self._at = at
+            self._sooner.set()
+
+    # --- rounds ---
+
+    async def _keep_up(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while (now := loop.time()) < self._at:
+                self._sooner.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._at):
+                        await self._sooner.wait()
+            # Peers that started together do not go on together.
+            self._at = now + PERIOD_S * self._rng.uniform(0.75, 1.25)
+            try:
+                await self._look()
+            except (UnavailableError, CorruptError, OSError) as error:
+                log.warning("copies that are due here cannot be fetched: %s", error)
+            except OverlayClosedError:
+                return
+            next_at = min(self._at, self._neighbours.next_gone(now))
+            self._at = max(loop.time() + PAUSE_S, next_at)
+
+    async def _look(self) -> None:
+        """One round: what is lacking, and fetch it."""
+        version = await self._live()
+        known = [Contact(one.id, one.address) for one in self._overlay.contacts()]
+        keepers = self._neighbours.keepers(known)
+        if version is None or not keepers:
+            return
+        now = asyncio.get_running_loop().time()
+        present, gone = self._neighbours.present_and_gone(keepers, now)
+        situation = (version.signed, frozenset(present), frozenset(gone))
+        if situation != self._settled or now >= self._settled_until:
+            plan = functools.partial(plan_repairs, self._node_id, present, gone)
+            if await self._fetch_lacking(version, plan):
+                self._settled = None
+            else:
+                self._settled, self._settled_until = situation, now + SETTLED_S
+        await self._ask_who(known, version.record.site)
+
+    async def _fetch_lacking(
+        self, version: SiteVersion, plan: Callable[[Iterable[Share], int], list[Due]]
+    ) -> bool:
+        """Fetch what is due and not on this disk; whether there was any such."""
+        copies = version.record.copies
+        due = await self._run(lambda: plan(shares_of(version.manifest), copies))
+        lacking: list[Due] = []
+        for start in range(0, len(due), BUNDLE_ITEMS_MAX):
+            lacking += await self._lacking(due[start : start + BUNDLE_ITEMS_MAX])
+        work = _Work(self, copies)
+        for start in range(0, len(lacking), BUNDLE_ITEMS_MAX):
+            await work.fetch(lacking[start : start + BUNDLE_ITEMS_MAX])
+        if lacking:
+            log.info("%s", work.told(len(lacking)))
+        return bool(lacking)
+
+    async def _lacking(self, dues: Sequence[Due]) -> list[Due]:
+        """Those that are not on this disk; some at a time, so that readers have their turns."""
+        holds = self._store.holds
+        return await self._run(
+            lambda: [
+                one
+                for one in dues
+                if not holds(one.share.key, one.share.record, with_bytes=one.with_bytes)
+            ]
+        )
+
+    async def _ask_who(self, contacts: Sequence[Contact], site: SiteId) -> None:
+        """Ask those of whom it is not known, of each part of the id space that is known whole, so
+        that nobody is counted on who keeps nothing."""
+        now = asyncio.get_running_loop().time()
+        by_bucket: dict[int, list[Contact]] = {}
+        own = int.from_bytes(self._node_id)
+        for contact in contacts:
+            bucket = (int.from_bytes(contact.id) ^ own).bit_length()
+            by_bucket.setdefault(bucket, []).append(contact)
+        unknown = [
+            one
+            for bucket in by_bucket.values()
+            if len(bucket) < RECORD_COPIES
+            for one in bucket
+            if not self._neighbours.is_known(one, now)
+        ]
+
+        async def ask(contact: Contact) -> None:
+            async with self.asking:
+                try:
+                    info = await self._client.peer_info(contact.address)
+                except NotAPeerError:
+                    self.note(contact, keeps=False)
+                except RemoteError as error:
+                    log.debug("not known whether it keeps the site: %s", error)
+                else:
+                    is_it = info.id == contact.id.hex()
+                    self.note(contact, keeps=is_it and info.home == site)
+
+        await asyncio.gather(*map(ask, unknown))
+        if len(self._neighbours.keepers(unknown)) < len(unknown):
+            self._within(PAUSE_S)
+
+    # --- what the work on one round needs ---
+
+    def closest(self, key: bytes) -> list[Contact]:
+        """Whom to ask for what lies at a key, the best first."""
+        near = self._overlay.closest(key, RECORD_COPIES)
+        return self._neighbours.best_first(near, asyncio.get_running_loop().time())
+
+    def note(self, contact: Contact, *, keeps: bool) -> None:
+        """Whether a contact keeps the site."""
+        self._neighbours.note(contact, asyncio.get_running_loop().time(), keeps=keeps)
+
+    async def ask(self, contact: Contact, dues: Sequence[Due]) -> Bundle | None:
+        """What a contact has of these; None where it fails, or keeps no site at all."""
+        try:
+            answer = await self._client.copies(
+                contact.address, [(one.share.key, one.with_bytes) for one in dues]
+            )
+        except NotAPeerError:
+            answer = None
+        except RemoteError as error:
+            log.info("a peer has no copies for this one: %s", error)
+            return None
+        self.note(contact, keeps=answer is not None)
+        return answer
+
+    async def keep(
+        self, answer: Bundle, dues: Mapping[bytes, Due]
+    ) -> tuple[list[tuple[bytes, Item, bool]], list[bool]]:
+        """Put what was asked for on the disk; as `_asked_for`, and of each whether it is whole now.
+
+        InvalidMessageError or InvalidBlockError where the answer is not what it should be.
+        """
+        items = await self._run(lambda: _asked_for(answer, dues))
+        parts = {part for _, item, _ in items for part in item.signed.record.parts(item.segment)}
+        segments = [data for data in answer.segments() if (data.blob, data.segment) in parts]
+        outcomes = await self._write(
+            lambda: self._store.commit([item for _, item, _ in items], segments)
+        )
+        await self.pace(sum(len(data.data) for data in segments))
+        return items, [isinstance(one, Held) and not one.wants for one in outcomes]
+
+    async def fetch_bytes(self, due: Due) -> bool:
+        """Fetch the bytes of a record kept here from whoever has them; whether that worked."""
+        share = due.share
+        site, path = share.record.site, share.record.path
+        for blob, segment in share.record.parts(share.segment):
+            source = Source(blob, lambda number: dht_key(file_name(site, path, number)))
+            if not await self._run(lambda: self._store.has(blob, segment)):  # noqa: B023
+                if not await self._reader.keep(source, segment):
+                    return False
+                await self.pace(blob.segment_size(segment))
+        return True
+
+    async def find_record(self, due: Due) -> bool:
+        """Look for a record that nobody near has, and keep it; whether it was found."""
+        async with self.asking, self._overlay.find_value(due.share.key) as search:
+            async for found in search:
+                with contextlib.suppress(InvalidRecordError):
+                    signed = open_record(found.value)
+                    if signed.record == due.share.record:
+                        item = Item(signed, due.share.segment, due.with_bytes)
+                        await self._write(lambda: self._store.commit([item]))  # noqa: B023
+                        return True
+        return False
+
+    async def pace(self, size_bytes: int) -> None:
+        """Wait until so many more bytes may be fetched."""
+        now = asyncio.get_running_loop().time()
+        self._busy_until = max(now, self._busy_until) + size_bytes / BYTES_PER_S
+        if self._busy_until > now:
+            await asyncio.sleep(self._busy_until - now)
+
+
+class _Work:
+    """The fetching of one round."""
+
+    def __init__(self, repair: Repair, copies: int) -> None:
+        self._repair = repair
+        self._copies = copies
+        self._failed: set[Contact] = set()
+        # What this peer's disk said.
+        self._fault: OSError | None = None
+        self._lookups = 0
+        self._fetched = 0
+
+    def told(self, lacking: int) -> str:
+        """One line on what came of it."""
+        short = lacking - self._fetched
+        rest = f", {short} cannot be had now" if short else ""
+        return f"fetched {self._fetched} copies that were due here{rest}"
+
+    async def fetch(self, dues: Sequence[Due]) -> None:
+        """Fetch as many as one request asks for."""
+        wanted = {one.share.key: one for one in dues}
+        asked: dict[bytes, set[Contact]] = {key: set() for key in wanted}
+        long: list[Due] = []
+        in_vain = 0
+        while in_vain < TRIES_MAX:
+            others = {key: asked[key] | self._failed for key in wanted}
+            asks = whom_to_ask(others, self._repair.closest, self._copies)
+            if not asks:
+                break
+            before = len(wanted)
+            await asyncio.gather(
+                *(
+                    self._ask(contact, [wanted[key] for key in keys], wanted, asked, long)
+                    for contact, keys in asks.items()
+                )
+            )
+            if self._fault is not None:
+                raise self._fault
+            in_vain = in_vain + 1 if len(wanted) == before else 0
+        sought = list(wanted.values())[: LOOKUPS_MAX - self._lookups]
+        self._lookups += len(sought)
+        found = await asyncio.gather(*map(self._repair.find_record, sought))
+        long += [due for due, is_found in zip(sought, found, strict=True) if is_found]
+        for due in long:
+            self._fetched += not due.with_bytes or await self._repair.fetch_bytes(due)
+
+    async def _ask(
+        self,
+        contact: Contact,
+        dues: Sequence[Due],
+        wanted: dict[bytes, Due],
+        asked: dict[bytes, set[Contact]],
+        long: list[Due],
+    ) -> None:
+        by_key = {due.share.key: due for due in dues}
+        async with self._repair.asking:
+            answer = await self._repair.ask(contact, dues)
+            if answer is None:
+                self._failed.add(contact)
+                return
+            try:
+                items, whole = await self._repair.keep(answer, by_key)
+            except (InvalidMessageError, InvalidBlockError) as error:
+                where = format_address(contact.address)
+                log.warning("%s sent what it should not: %s", where, error)
+                self._failed.add(contact)
+                return
+            except OSError as error:
+                self._fault = error
+                return
+        for key in by_key:
+            asked[key].add(contact)
+        for (key, item, gives), is_whole in zip(items, whole, strict=True):
+            if is_whole:
+                self._fetched += 1
+                del wanted[key]
+            elif _is_long(item):
+                long.append(wanted.pop(key))
+            elif gives and any(whole):
+                # There was no room for its bytes in the answer.
+                asked[key].discard(contact)
+
+
+def _asked_for(answer: Bundle, dues: Mapping[bytes, Due]) -> list[tuple[bytes, Item, bool]]:
+    """The records of an answer that were asked for, each once, by key, and whether their bytes are
+    there too. InvalidMessageError where one is no record."""
+    items: dict[bytes, tuple[bytes, Item, bool]] = {}
+    for each in answer.items:
+        try:
+            signed = open_record(each.value)
+        except InvalidRecordError as error:
+            raise InvalidMessageError(str(error)) from None
+        key = record_key(signed.record, each.segment)
+        due = dues.get(key)
+        # Another version's may be what that peer has there.
+        if due is not None and signed.record == due.share.record:
+            items[key] = (key, Item(signed, due.share.segment, due.with_bytes), each.with_bytes)
+    return list(items.values())
+
+
+def _is_long(item: Item) -> bool:
+    """Whether its bytes do not go into one answer, whatever else is in there."""
+    parts = item.signed.record.parts(item.segment)
+    return sum(blob.segment_size(segment) for blob, segment in parts) > BUNDLE_DATA_BYTES

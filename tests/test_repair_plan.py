@@ -1,0 +1,225 @@
+"""Which copies a peer should have, which come first, and whom to ask: against counting by hand."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from p2pweb.dht.contact import ID_BYTES, Contact, NodeId, distance
+from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Why
+from p2pweb.keys import SiteKey
+from p2pweb.manifest import Entry, Manifest
+from p2pweb.records import COPIES_MAX, Encoding, record_key
+from p2pweb.repair_plan import (
+    GONE_MAX,
+    GONE_S,
+    KEEPERS_MAX,
+    KEEPS_NOT_S,
+    NEW_S,
+    RECORD_COPIES,
+    SPARE_S,
+    Neighbours,
+    Ranks,
+    plan_repairs,
+    shares_of,
+    whom_to_ask,
+)
+
+COPIES = 8
+KEY = SiteKey(b"k" * 32)
+
+
+def ids(count: int, seed: int = 1) -> list[NodeId]:
+    rng = random.Random(seed)
+    return [NodeId(rng.randbytes(ID_BYTES)) for _ in range(count)]
+
+
+def manifest(files: int, size_bytes: int = 10) -> Manifest:
+    return Manifest(
+        KEY.public_key,
+        1,
+        [
+            Entry(
+                path=f"/{number}.txt",
+                media_type="text/plain",
+                seq=1,
+                modified_s=1,
+                encodings=(Encoding("identity", size_bytes, bytes(32)),),
+            )
+            for number in range(files)
+        ],
+    )
+
+
+def closer(own: NodeId, others: list[NodeId], key: bytes) -> int:
+    # In numbers: this is done some millions of times.
+    place = int.from_bytes(key)
+    apart = int.from_bytes(own) ^ place
+    return sum((int.from_bytes(other) ^ place) < apart for other in others)
+
+
+# Ranks
+
+
+def test_a_rank_is_the_number_of_those_closer_where_they_are_few() -> None:
+    own, *others = ids(RECORD_COPIES)
+    ranks = Ranks(own, others)
+    for key in ids(200, seed=2):
+        assert ranks.of(key, RECORD_COPIES) == closer(own, others, key)
+
+
+def test_a_rank_ends_at_the_most_that_is_asked_for() -> None:
+    own, *others = ids(15)
+    farthest = max(ids(100, seed=2), key=lambda key: closer(own, others, key))
+    assert closer(own, others, farthest) > 3
+    assert Ranks(own, others).of(farthest, 3) == 3
+
+
+def test_alone_and_known_to_itself_a_peer_is_the_closest_to_everything() -> None:
+    (own,) = ids(1)
+    assert Ranks(own, []).of(bytes(20), 5) == Ranks(own, [own]).of(bytes(20), 5) == 0
+
+
+def test_who_knows_everybody_finds_just_what_is_due() -> None:
+    peers, keys = ids(300), ids(500, seed=2)
+    for own in peers[:10]:
+        others = [one for one in peers if one != own]
+        ranks = Ranks(own, others)
+        due = {key for key in keys if ranks.of(key, RECORD_COPIES) < RECORD_COPIES}
+        assert due == {key for key in keys if closer(own, others, key) < RECORD_COPIES}
+
+
+def test_who_knows_its_neighbours_alone_does_not_take_itself_for_everybody() -> None:
+    peers, keys = ids(1_000), ids(500, seed=2)
+    due = right = 0
+    for own in peers[:10]:
+        others = sorted(peers, key=lambda one: distance(one, own))[1:]
+        ranks = Ranks(own, others[: COPIES_MAX + 1])
+        is_due = {key for key in keys if ranks.of(key, RECORD_COPIES) < RECORD_COPIES}
+        should = {key for key in keys if closer(own, others, key) < RECORD_COPIES}
+        assert len(should - is_due) <= 0.05 * len(should)
+        due, right = due + len(is_due), right + len(should)
+    # Without looking at how dense they are it would be half of all keys for each.
+    assert due < 2 * right
+
+
+# Plans
+
+
+def test_the_record_is_due_to_twenty_and_the_bytes_to_the_first_of_them() -> None:
+    peers, shares = ids(60), list(shares_of(manifest(50)))
+    records = bodies = 0
+    for own in peers:
+        for due in plan_repairs(own, [one for one in peers if one != own], [], shares, COPIES):
+            rank = closer(own, peers, due.share.key)
+            assert rank < RECORD_COPIES and due.with_bytes == (rank < COPIES) and due.gone == 0
+            records, bodies = records + 1, bodies + due.with_bytes
+    assert (records, bodies) == (50 * RECORD_COPIES, 50 * COPIES)
+
+
+def test_the_worst_off_come_first() -> None:
+    own, *others = ids(16)
+    present, gone = others[:8], others[8:]
+    plan = plan_repairs(own, present, gone, shares_of(manifest(100)), COPIES)
+    assert [due.gone for due in plan] == sorted((due.gone for due in plan), reverse=True)
+    for due in plan:
+        assert due.gone == min(closer(own, gone, due.share.key), COPIES + 2 * len(others)), (
+            "those that were closer than this peer"
+        )
+    assert plan[0].gone > plan[-1].gone
+
+
+def test_a_long_file_has_a_share_for_each_segment() -> None:
+    shares = list(shares_of(manifest(1, size_bytes=9 * 1024 * 1024)))
+    assert [share.segment for share in shares] == [0, 1, 2]
+    assert [share.key for share in shares] == [
+        record_key(shares[0].record, number) for number in range(3)
+    ]
+
+
+# Neighbours
+
+
+def test_who_left_is_spared_for_a_while_and_then_gone_and_then_forgotten() -> None:
+    near, (away, *rest) = Neighbours(), contacts(4)
+    near.met(ContactDown(away, Why.SILENT), 100.0)
+    assert near.next_gone(100.0) == 100.0 + SPARE_S
+    ids_of_rest = [one.id for one in rest]
+    assert near.present_and_gone(rest, 100.0) == ([*ids_of_rest, away.id], [])
+    assert near.present_and_gone(rest, 100.0 + SPARE_S) == (ids_of_rest, [away.id])
+    assert near.next_gone(100.0 + SPARE_S) == math.inf
+    assert near.present_and_gone(rest, 101.0 + GONE_S) == (ids_of_rest, [])
+    assert near.present_and_gone(rest, 100.0) == (ids_of_rest, [])
+
+
+def test_who_is_in_the_table_is_not_gone() -> None:
+    near, (away, other) = Neighbours(), contacts(2)
+    near.met(ContactDown(away, Why.SILENT), 100.0)
+    near.met(ContactDown(other, Why.SILENT), 101.0)
+    near.met(ContactReturned(away, 20.0), 120.0)
+    assert near.present_and_gone([away, other], 200.0) == ([away.id, other.id], [])
+
+
+def test_only_the_last_that_left_are_remembered() -> None:
+    near = Neighbours()
+    for contact in contacts(GONE_MAX + 1):
+        near.met(ContactDown(contact, Why.SILENT), 0.0)
+    _, *others = contacts(GONE_MAX + 1)
+    assert near.present_and_gone([], SPARE_S) == ([], [one.id for one in others])
+
+
+def test_newcomers_are_asked_last_until_they_had_time_to_fetch_their_own() -> None:
+    near, (one, two, moved) = Neighbours(), contacts(3)
+    near.met(ContactUp(one), 100.0)
+    near.met(ContactMoved(moved, one.address), 100.0)
+    assert near.best_first([one, two, moved], 101.0) == [two, moved, one]
+    assert near.best_first([one, two, moved], 100.0 + NEW_S) == [one, two, moved]
+    near.met(ContactDown(one, Why.SILENT), 102.0)
+    assert near.best_first([one, two, moved], 103.0) == [one, two, moved]
+
+
+def test_who_keeps_nothing_counts_for_nothing_and_is_asked_again_some_time() -> None:
+    near, (one, two) = Neighbours(), contacts(2)
+    assert near.keepers([one, two]) == [one, two] and not near.is_known(one, 0.0)
+    near.note(one, 0.0, keeps=False)
+    near.note(two, 0.0, keeps=True)
+    assert near.keepers([one, two]) == near.best_first([one, two], 1.0) == [two]
+    assert near.is_known(one, KEEPS_NOT_S - 1.0) and not near.is_known(one, KEEPS_NOT_S)
+    assert near.is_known(two, 1e9)
+    near.met(ContactReturned(one, 60.0), 60.0)
+    assert near.keepers([one]) == [one]
+
+
+def test_of_keepers_only_so_many_are_noted() -> None:
+    near = Neighbours()
+    everybody = contacts(KEEPERS_MAX + 1)
+    for contact in everybody:
+        near.note(contact, 0.0, keeps=False)
+    assert near.keepers(everybody) == everybody[:1]
+
+
+# Whom to ask
+
+
+def contacts(count: int) -> list[Contact]:
+    return [Contact(known, ("192.0.2.1", port)) for port, known in enumerate(ids(count), 1)]
+
+
+def test_few_contacts_are_asked_for_many_keys() -> None:
+    everybody, keys = contacts(12), ids(100, seed=2)
+
+    def closest(key: bytes) -> list[Contact]:
+        return sorted(everybody, key=lambda one: distance(one.id, key))
+
+    asks = whom_to_ask(dict.fromkeys(keys, ()), closest, COPIES)
+    assert sorted(key for asked in asks.values() for key in asked) == sorted(keys)
+    assert len(asks) <= 4
+    for contact, asked in asks.items():
+        assert all(contact in closest(key)[:COPIES] for key in asked)
+
+
+def test_nobody_is_asked_twice_for_a_key_and_a_key_without_anybody_is_left_out() -> None:
+    one, other = contacts(2)
+    key, lost = ids(2, seed=2)
+    asks = whom_to_ask({key: {one}, lost: {one, other}}, lambda _: [one, other], COPIES)
+    assert asks == {other: [key]}
