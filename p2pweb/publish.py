@@ -39,7 +39,14 @@ from p2pweb.exchange.wire import (
 )
 from p2pweb.keys import SiteId, SiteKey
 from p2pweb.manifest import Changes, Entry, InvalidManifestError, Manifest, next_version
-from p2pweb.records import COPIES_DEFAULT, InvalidRecordError, Signed, SiteRecord, sign
+from p2pweb.records import (
+    COPIES_DEFAULT,
+    InvalidRecordError,
+    Signed,
+    SiteRecord,
+    record_key,
+    sign,
+)
 from p2pweb.store.books import Part
 from p2pweb.store.store import Item
 
@@ -285,12 +292,14 @@ class _Attempt:
             finally:
                 limit.release()
 
-        items = (
-            Item(signed, segment)
-            for entry in entries
-            for signed in [sign(entry.file_record(self._key.public_key), self._key)]
-            for segment in range(signed.record.segment_count)
+        records = [entry.file_record(self._key.public_key) for entry in entries]
+        # In the order of their keys: what lies near one another goes to the same peers.
+        places = sorted(
+            (record_key(record, segment), number, segment)
+            for number, record in enumerate(records)
+            for segment in range(record.segment_count)
         )
+        items = (Item(sign(records[number], self._key), segment) for _, number, segment in places)
         try:
             async with asyncio.TaskGroup() as group:
                 for bundle in _bundles(items):

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import SegmentData
-from p2pweb.dht.contact import Contact, distance
+from p2pweb.dht.contact import Contact, NodeId, distance
+from p2pweb.dht.neighbourhood import Neighbourhood
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, NotAPeerError, RemoteError
 from p2pweb.exchange.client import PeerClient
@@ -38,8 +39,10 @@ AVOID_S = 10.0
 KNOWN_PEERS_MAX = 1_024
 # Bundles being placed at one time: what a few publishers at once have under way.
 PLACES_MAX = 8
-# Lookups of one batch under way at once.
+# Lookups of one batch under way at once; so few keys are looked for one by one,
 LOOKUPS_MAX = 16
+# and more in so many sweeps over the key space, side by side.
+SWEEPS = 4
 
 _Read = Callable[[Sequence[Part]], Awaitable[Sequence[SegmentData]]]
 
@@ -120,19 +123,40 @@ class Replication:
                 contacts = self._overlay.closest(_key(task.item), COPIES_MAX)
                 task.candidates = self._untried(task, contacts, COPIES_MAX)
             return
-        limit = asyncio.Semaphore(LOOKUPS_MAX)
+        if len(tasks) <= LOOKUPS_MAX or need == RECORD_COPIES:
+            limit = asyncio.Semaphore(LOOKUPS_MAX)
+            await asyncio.gather(*(self._look_up(task, need, limit) for task in tasks))
+            return
+        ordered = sorted(tasks, key=lambda task: _key(task.item))
+        run = -(-len(ordered) // SWEEPS)
+        await asyncio.gather(
+            *(
+                self._sweep(ordered[start : start + run], need)
+                for start in range(0, len(ordered), run)
+            )
+        )
 
-        async def look_up(task: _Task) -> None:
-            async with limit:
-                contacts = await self._overlay.find_node(
-                    _key(task.item), None if need == RECORD_COPIES else need
-                )
+    async def _look_up(self, task: _Task, need: int, limit: asyncio.Semaphore) -> None:
+        async with limit:
+            contacts = await self._overlay.find_node(
+                _key(task.item), None if need == RECORD_COPIES else need
+            )
+        task.candidates = self._untried(task, contacts, need)
+        # Those that are silent may well be there, and this peer cut off from them.
+        if need == RECORD_COPIES:
+            task.missed += need - len(contacts)
+
+    async def _sweep(self, tasks: Sequence[_Task], need: int) -> None:
+        """Find those closest to neighbouring keys, in order: one lookup is good for many."""
+        around: Neighbourhood | None = None
+        for task in tasks:
+            key = NodeId(_key(task.item))
+            contacts = around.closest(key, need) if around else None
+            if contacts is None:
+                found = await self._overlay.find_node(key)
+                around = Neighbourhood(key, found, RECORD_COPIES)
+                contacts = found[:need]
             task.candidates = self._untried(task, contacts, need)
-            # Those that are silent may well be there, and this peer cut off from them.
-            if need == RECORD_COPIES:
-                task.missed += need - len(contacts)
-
-        await asyncio.gather(*map(look_up, tasks))
 
     def _untried(
         self, task: _Task, contacts: Sequence[Contact], need: int

@@ -210,6 +210,26 @@ async def test_where_a_holder_keeps_nothing_the_next_closest_is_found() -> None:
         assert whole == [nearest[n].address for n in (0, 2, 3)]
 
 
+async def test_many_files_take_few_lookups_and_each_goes_to_its_own_holders() -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, client):
+        files = [small_file(b"few bytes", f"/{number}.txt") for number in range(200)]
+        segments = [files[0][1]]
+        items = [item for item, _ in files]
+        placed = await replication.place(items, COPIES, segments)
+        assert placed == [Placed(COPIES, COPIES)] * len(items)
+        assert len(overlay.needs) < 40
+        held: dict[str, set[Address]] = {}
+        for address, sent, *_ in client.sent:
+            for item in sent:
+                held.setdefault(str(item.signed.record.path), set()).add(address)
+        for item in items:
+            everybody = [*overlay.everybody, Contact(NodeId(OWN_ID), ("192.0.2.1", 1))]
+            closest = sorted(everybody, key=lambda one: _from(item)(one.id))[:COPIES]
+            wanted = {one.address for one in closest if one.id != OWN_ID}
+            assert held[str(item.signed.record.path)] == wanted
+
+
 # What goes along unasked
 
 
