@@ -169,6 +169,7 @@ def test_a_liar_under_many_ids_flushes_little_of_what_others_said() -> None:
     rng = random.Random(4)
     named = [Contact(NodeId(rng.randbytes(20)), (f"198.51.100.{n}", 9)) for n in range(1, 21)]
     key = rng.randbytes(20)
+    ids = {one.address: one.id for one in [teller, *named]}
 
     def ask(token: int, tell: Callable[[Address], object]) -> None:
         actions = bench.peer.find_node(token, key, bench.now)
@@ -179,7 +180,8 @@ def test_a_liar_under_many_ids_flushes_little_of_what_others_said() -> None:
                 asked = wire.decode(sent.data)
                 if rows is not None and isinstance(asked, wire.Asked):
                     is_ping = isinstance(asked.question, wire.Ping)
-                    heard += bench.reply(sent, liar.id if is_ping else rows)
+                    own = ids.get(sent.address, liar.id)
+                    heard += bench.reply(sent, own if is_ping else rows)
             actions = heard
         bench.peer.cancel(token, bench.now)
 

@@ -46,6 +46,22 @@ def test_who_was_heard_of_stays_where_it_was_first_said_to_be() -> None:
     assert heard(hearsay, 11.0) == [contact(1, LIAR)]
 
 
+def test_an_address_keeps_the_first_id_that_it_is_said_to_have_until_it_says_another() -> None:
+    hearsay = Hearsay(DEFAULTS)
+    one = contact(1)
+    other = Contact(contact(2).id, one.address)
+    hearsay.note(one, "192.0.2.9", 0.0)
+    hearsay.note(other, LIAR, 1.0)
+    assert heard(hearsay, 1.0) == [one]
+    hearsay.refute(one.address, one.id)
+    assert heard(hearsay, 1.0) == [one]
+    hearsay.refute(one.address, other.id)
+    hearsay.refute(contact(3).address, other.id)
+    assert heard(hearsay, 1.0) == []
+    hearsay.note(other, LIAR, 1.0)
+    assert heard(hearsay, 1.0) == [other]
+
+
 def test_whoever_is_named_again_is_remembered_longer() -> None:
     hearsay = Hearsay(Settings(hearsay_for_s=10.0, hearsay_max=2))
     hearsay.note(contact(1), "192.0.2.9", 0.0)

@@ -309,14 +309,15 @@ def test_no_rumour_pushes_out_what_is_known_at_first_hand() -> None:
     one = lookup(own, Settings(alpha=1, k=20, shortlist_max=4))
     one.next_requests()
     one.answered(contact(100), [contact(n) for n in range(1, 20)])
-    assert listed(one) == own
+    # Beside them there is room for the nearest that were told of.
+    assert listed(one) == [contact(1), contact(2), contact(3), *own]
 
 
 def test_asked_contacts_are_never_trimmed() -> None:
     one = lookup([contact(50)], Settings(shortlist_max=1, k=5))
     one.next_requests()
-    one.answered(contact(50), [contact(3), contact(2), contact(1)])
-    assert listed(one) == [contact(1), contact(50)]
+    one.answered(contact(50), [contact(n) for n in (5, 4, 3, 2, 1)])
+    assert listed(one) == [contact(1), contact(2), contact(3), contact(50)]
 
 
 def test_invented_contacts_without_end_end() -> None:
@@ -416,6 +417,71 @@ def test_own_contacts_are_asked_though_any_number_of_rumours_is_nearer() -> None
     assert one.closest() == tuple(contact(n) for n in (1, 2, 3, 4))
 
 
+def asked_where_one_invents(one: Lookup, liar: Contact) -> list[Contact]:
+    """Who is asked, one after the other, where `liar`, and all whom it has named, name four that
+    are nearer still."""
+    gang, asked, nearest = {liar}, [], 40
+    while requests := one.next_requests():
+        asked += requests
+        for request in requests:
+            told = []
+            if request in gang and nearest > 4:
+                nearest -= 4
+                told = [contact(nearest + n) for n in range(4)]
+                gang |= set(told)
+            one.answered(request, told)
+    assert one.done
+    return asked
+
+
+def test_once_a_lie_was_seen_a_liar_keeps_nobody_of_its_generation_from_being_asked() -> None:
+    options = Settings(k=5, alpha=1, leads=0, heed=3, generations=2)
+    honest = [contact(60), contact(70)]
+    for lies in (False, True):
+        one = lookup([contact(100)], options)
+        one.next_requests()
+        one.answered(contact(100), [contact(50), *honest, contact(80), contact(90, port=7)])
+        if lies:
+            assert one.discredit_others(contact(90, port=7).address, contact(91).id)
+        asked = asked_where_one_invents(one, contact(50))
+        assert (set(honest) <= set(asked)) == lies
+        # The fourth of that generation is not among the three that are heeded.
+        assert contact(80) not in asked
+
+
+def test_a_contact_that_is_refuted_when_it_is_named_is_a_lie_too() -> None:
+    options = Settings(k=4, alpha=1, leads=0, heed=3, generations=2)
+    refuted = contact(90)
+    one = Lookup(
+        TARGET,
+        OWN,
+        [contact(100)],
+        options,
+        lambda _: False,
+        believe=lambda named: None if named == refuted else named,
+    )
+    one.next_requests()
+    one.answered(contact(100), [contact(50), contact(60), contact(70), refuted])
+    assert {contact(60), contact(70)} <= set(asked_where_one_invents(one, contact(50)))
+
+
+def test_where_a_lie_was_seen_all_paths_take_turns() -> None:
+    options = Settings(k=4, alpha=1, leads=0, heed=2, first_hand=2)
+    one = lookup([contact(100), contact(110)], options)
+    assert one.next_requests() == [contact(100)]
+    one.answered(contact(100), [contact(n) for n in (50, 51, 52, 53)])
+    assert one.discredit_others(contact(53).address, OWN)
+    told = {50: [1, 2, 3, 4], 110: [60, 61]}
+    asked = []
+    while requests := one.next_requests():
+        for request in requests:
+            asked.append(int.from_bytes(request.id, "big"))
+            one.answered(request, [contact(n) for n in told.get(asked[-1], [])])
+    # The second of our own is farther than all whom the first has named, and its turn comes.
+    assert asked[:3] == [50, 1, 110]
+    assert {60, 61} <= set(asked)
+
+
 def test_more_contacts_come_to_a_lookup_whose_own_are_silent() -> None:
     one = lookup([contact(1)], Settings(lone_tries=1))
     one.next_requests()
@@ -503,14 +569,14 @@ class Course:
     def check(self) -> None:
         one, order = self.one, self.one._order
         assert len(self.flying) == one._in_flight
-        # Memory: those asked, those to begin with, and a shortlist of the others.
-        begun = len(self.own) + self.rumours
+        # Memory: those asked, those to begin with, the nearest of each circle, and a shortlist.
+        begun = len(self.own) + self.rumours + sum(one._widths)
         assert len(order) <= self.options.shortlist_max + self.asked.total() + begun
         assert len(order) == sum(len(alike) for alike in one._of_id.values())
         assert len(order) == sum(len(there) for there in one._at.values())
         assert [each.distance for each in order] == one._distances == sorted(one._distances)
-        for path, count in enumerate(one._heard_of):
-            assert sum(path in each.paths for each in order) == count
+        for circle, count in enumerate(one._heard_of):
+            assert sum(each.circles >> circle & 1 for each in order) == count
         # What was surveyed before is what a fresh look finds, and nobody waits for nothing.
         waiting, done = one._survey()
         one._surveyed = None
@@ -648,6 +714,8 @@ def test_colluders_who_invent_ever_nearer_contacts_keep_nobody_from_own_contacts
         asks_max=st.integers(1, 40),
         shortlist_max=st.integers(1, 6),
         paths=st.integers(1, 3),
+        generations=st.integers(1, 3),
+        heed=st.integers(0, 2),
         first_hand=st.integers(0, 3),
         rumours_max=st.integers(1, 2),
         lone_tries=st.integers(2, 4),

@@ -117,6 +117,13 @@ def sends(actions: list[Action]) -> list[Send]:
     return [action for action in actions if isinstance(action, Send)]
 
 
+def ask_and_ping(actions: list[Action]) -> tuple[Send, Send]:
+    """A question of a lookup and the ping beside it, to one address."""
+    ask, ping = sends(actions)
+    assert questions([ping]) == [(wire.Ping(OWN), ask.address)]
+    return ask, ping
+
+
 # --- pings and stores of a caller ---
 
 
@@ -227,16 +234,87 @@ def test_lookup_follows_what_it_hears_to_the_nearest() -> None:
     (sent,) = bench.peer.find_node(1, KEY, bench.now)
     assert questions([sent]) == [(wire.FindNode(OWN, KEY), contact(50).address)]
     near = contact(9)
-    (sent,) = [
-        one
-        for one in sends(bench.reply(sent, [[near.id, *near.address]]))
-        if isinstance(questions([one])[0][0], wire.FindNode)
-    ]
-    assert sent.address == near.address
-    actions = bench.reply(sent, [])
-    assert LookupDone(1, (near, contact(50))) in actions
-    # Who answered without ever having said who it is, is asked just that.
-    assert questions(actions) == [(wire.Ping(OWN), near.address)]
+    # Who was only named is asked who it is at the same time, and counts once it has said so.
+    ask, ping = ask_and_ping(bench.reply(sent, [[near.id, *near.address]]))
+    assert ask.address == near.address
+    assert bench.reply(ask, []) == []
+    assert bench.reply(ping, near.id) == [ContactUp(near), LookupDone(1, (near, contact(50)))]
+
+
+def test_whose_pong_comes_first_counts_with_the_answer() -> None:
+    bench = Bench()
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    ask, ping = ask_and_ping(bench.reply(sent, [[contact(9).id, *contact(9).address]]))
+    assert bench.reply(ping, contact(9).id) == [ContactUp(contact(9))]
+    assert bench.reply(ask, []) == [LookupDone(1, (contact(9), contact(50)))]
+    # It is known now, as is whoever said who it is without a place in the table.
+    actions = bench.peer.find_node(2, KEY, bench.now)
+    assert {type(question) for question, _ in questions(actions)} == {wire.FindNode}
+
+
+def test_who_says_it_has_another_id_than_was_said_does_not_count_nor_is_met() -> None:
+    bench = Bench()
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    rows = [[contact(9).id, *contact(9).address]]
+    ask, ping = ask_and_ping(bench.reply(sent, rows))
+    assert bench.reply(ask, [[contact(3).id, *contact(9).address]]) == []
+    assert bench.reply(ping, contact(60).id) == [LookupDone(1, (contact(50),))]
+    assert bench.peer.table.at(contact(9).address) is None
+    # Nor is it believed the next time, before its address has long been silent.
+    (sent,) = bench.peer.find_node(2, KEY, bench.now)
+    assert bench.reply(sent, rows) == [LookupDone(2, (contact(50),))]
+    bench.pass_time(bench.now + DEFAULTS.identified_for_s + 1.0)
+    bench.know(contact(40))
+    sent, *_ = bench.peer.find_node(3, KEY, bench.now)
+    ask_and_ping(bench.reply(sent, rows))
+
+
+def test_who_never_says_who_it_is_does_not_count() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    ask, _ = ask_and_ping(bench.reply(sent, [[contact(9).id, *contact(9).address]]))
+    assert bench.reply(ask, []) == []
+    actions = bench.pass_time(bench.now + 2.0)
+    pings = [one for one in questions(actions) if one == (wire.Ping(OWN), contact(9).address)]
+    assert len(pings) == DEFAULTS.proof_tries - 1
+    assert LookupDone(1, (contact(50),)) in actions
+
+
+def test_an_answer_after_the_last_ping_for_proof_holds_up_no_lookup() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    bench.reply(sent, [[contact(9).id, *contact(9).address]])
+    bench.peer.cancel(1, bench.now)
+    actions = bench.peer.find_node(2, KEY, bench.now)
+    # While everybody is silent each is asked more often than it is pinged.
+    while len([one for one in questions(actions) if one[1] == contact(9).address]) < 5:
+        bench.now = bench.peer.next_timer()
+        actions += bench.peer.handle_timer(bench.now)
+    *_, ask = [one for one in sends(actions) if one.address == contact(9).address]
+    actions = bench.reply(ask, []) + bench.pass_time(bench.now + 10.0)
+    assert LookupDone(2, ()) in actions
+
+
+def test_a_ping_for_proof_that_finds_no_place_holds_up_no_lookup() -> None:
+    bench = Bench(Settings(queries_max=1))
+    bench.know(contact(50))
+    (sent,) = bench.peer.find_node(1, KEY, bench.now)
+    (ask,) = bench.reply(sent, [[contact(9).id, *contact(9).address]])
+    assert LookupDone(1, (contact(50),)) in bench.reply(ask, [])
+
+
+def test_the_ids_that_addresses_said_they_have_are_bounded() -> None:
+    bench = Bench(Settings(identified_max=2, probe_every_s=1_000.0))
+    bench.know(contact(50), contact(51), contact(52))
+    assert len(bench.peer._lookups._identified) == 2
+    # Where nobody answers a ping there may be somebody else.
+    bench.peer.ping(1, contact(52).address, bench.now)
+    bench.pass_time(bench.now + 10.0)
+    assert len(bench.peer._lookups._identified) == 1
 
 
 def test_values_are_yielded_as_they_come_and_the_lookup_goes_on() -> None:
@@ -434,7 +512,7 @@ def test_one_silence_ends_hearsay_and_rumours_of_other_addresses_do_not() -> Non
     bench = Bench(Settings(probe_every_s=1_000.0))
     bench.know(contact(50))
     (sent,) = bench.peer.find_node(1, KEY, bench.now)
-    (asked,) = sends(bench.reply(sent, [[contact(9).id, *contact(9).address]]))
+    asked, _ = ask_and_ping(bench.reply(sent, [[contact(9).id, *contact(9).address]]))
     # It is said to be elsewhere too, where nobody answers.
     bench.reply(asked, [[contact(9).id, "192.0.2.66", 66]])
     bench.pass_time(bench.now + 20.0)
@@ -495,9 +573,10 @@ def test_the_longest_list_of_contacts_answers_a_padded_question_at_once() -> Non
     assert len(answer.data) > wire.ANSWER_BYTES_MAX - 2 * wire.PING_BYTES
 
 
-def test_rumours_give_way_to_what_the_table_knows_first_hand() -> None:
-    bench = Bench()
-    bench.know(contact(50), contact(9))
+@pytest.mark.parametrize("remembered", [DEFAULTS.identified_max, 1])
+def test_rumours_give_way_to_what_the_table_knows_first_hand(remembered: int) -> None:
+    bench = Bench(Settings(identified_max=remembered))
+    bench.know(contact(9), contact(50))
     sent = {one.address: one for one in sends(bench.peer.find_node(1, KEY, bench.now))}
     rumours = [
         # Another id at the address of 9, 9 itself at another address, and one that is news.
@@ -505,8 +584,8 @@ def test_rumours_give_way_to_what_the_table_knows_first_hand() -> None:
         [contact(9).id, "192.0.2.66", 66],
         [contact(10).id, *contact(10).address],
     ]
-    asked = questions(bench.reply(sent[contact(50).address], rumours))
-    assert asked == [(wire.FindNode(OWN, KEY), contact(10).address)]
+    asked, _ = ask_and_ping(bench.reply(sent[contact(50).address], rumours))
+    assert questions([asked]) == [(wire.FindNode(OWN, KEY), contact(10).address)]
 
 
 def test_who_turns_out_to_be_another_is_no_longer_believed() -> None:
@@ -515,7 +594,7 @@ def test_who_turns_out_to_be_another_is_no_longer_believed() -> None:
     (sent,) = bench.peer.find_node(1, KEY, bench.now)
     impostor = contact(7, port=66)
     actions = bench.reply(sent, [[impostor.id, *impostor.address]])
-    (asked,) = [one for one in sends(actions) if one.address == impostor.address]
+    asked, _ = ask_and_ping(actions)
     (ping,) = bench.peer.ping(2, impostor.address, bench.now)
     assert bench.reply(ping, contact(60).id) == [
         ContactUp(contact(60, port=66)),
@@ -532,8 +611,8 @@ def test_a_discredited_contact_makes_room_for_another() -> None:
     rows = [[contact(7).id, "192.0.2.66", 66], [contact(9).id, *contact(9).address]]
     bench.reply(sent, rows)
     (ping,) = bench.peer.ping(2, ("192.0.2.66", 66), bench.now)
-    asked = questions(bench.reply(ping, contact(60).id))
-    assert asked == [(wire.FindNode(OWN, KEY), contact(9).address)]
+    asked, _ = ask_and_ping(bench.reply(ping, contact(60).id))
+    assert questions([asked]) == [(wire.FindNode(OWN, KEY), contact(9).address)]
 
 
 # --- questions of others ---

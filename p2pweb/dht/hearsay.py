@@ -2,8 +2,9 @@
 
 So a peer that lives for an hour knows hundreds of others at the price of hearing of them, without a
 PING to each. They are never named to anybody, and the memory of one ends with the first question
-of a lookup that it leaves unanswered. Bounded in all and for each host that told of them, lest one
-liar push out what the others said: ids cost a liar nothing, and ports little.
+of a lookup that it leaves unanswered, or when its address says that it has another id. Bounded in
+all and for each host that told of them, and one for each address, lest liars push out what the
+others said: ids cost a liar nothing, and ports little.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from p2pweb.dht.contact import Contact, NodeId
+from p2pweb.dht.contact import Address, Contact, NodeId
 from p2pweb.dht.nearest import IdOrder
 from p2pweb.dht.settings import Settings
 
@@ -34,6 +35,7 @@ class Hearsay:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._rumours: OrderedDict[NodeId, _Rumour] = OrderedDict()
+        self._at: dict[Address, NodeId] = {}
         self._order = IdOrder()
         self._told: dict[str, int] = {}
         # How many `untried` has looked at.
@@ -48,7 +50,8 @@ class Hearsay:
 
     def note(self, contact: Contact, teller: str, now: float) -> None:
         """A machine (`rates.machine`) names a contact. Who was heard of before stays where it was
-        first said to be."""
+        first said to be, and an address keeps its first id: ids without number may be invented for
+        the few addresses that a liar has."""
         rumour = self._rumours.get(contact.id)
         if rumour is not None:
             if rumour.contact == contact:
@@ -56,10 +59,11 @@ class Hearsay:
                 self._rumours.move_to_end(contact.id)
             return
         told = self._told.get(teller, 0)
-        if told >= self._settings.hearsay_each_max:
+        if contact.address in self._at or told >= self._settings.hearsay_each_max:
             return
         self._told[teller] = told + 1
         self._rumours[contact.id] = _Rumour(contact, teller, now)
+        self._at[contact.address] = contact.id
         self._order.add(contact.id)
         if len(self._rumours) > self._settings.hearsay_max:
             self._drop(next(iter(self._rumours)))
@@ -69,6 +73,12 @@ class Hearsay:
         rumour = self._rumours.get(contact.id)
         if rumour is not None and rumour.contact == contact:
             self._drop(contact.id)
+
+    def refute(self, address: Address, known: NodeId) -> None:
+        """An address said which id it has: another is no rumour any longer."""
+        said = self._at.get(address, known)
+        if said != known:
+            self._drop(said)
 
     def nearest(self, key: bytes, count: int, now: float) -> list[Contact]:
         """Up to `count` of those heard of lately, nearest to a key first."""
@@ -103,6 +113,7 @@ class Hearsay:
 
     def _drop(self, known: NodeId) -> None:
         rumour = self._rumours.pop(known)
+        del self._at[rumour.contact.address]
         self._order.remove(known)
         told = self._told[rumour.teller] - 1
         if told:

@@ -9,16 +9,20 @@ with a clean record is asked again before its silence counts.
 
 What contacts say is rumour: the shortlist is bounded, each id is believed at few addresses, each
 address under few ids, and the number of questions is bounded. Whoever invents contacts nearer than
-all others must not draw all questions to them, so a lookup follows several paths at one time (after
-S/Kademlia §4.4): path 0 is those whom this peer knows at first hand, and nobody's rumour enters it;
-what one of these says is followed on one of the others, as is whatever is heard there. Each path
-asks the nearest of those it has heard of, and all take turns.
+all others must not draw all questions to them: one question in five is for contacts of our own.
+Once somebody was named under an id that its address does not have, all take turns on many paths
+(after S/Kademlia §4.4): path 0 is those whom this peer knows at first hand, and nobody's rumour
+enters it; a few more are what it has heard of before; what each of all these says is a path of its
+own, with whatever is heard there. Such a path has a circle for each generation: those that its
+first contact has named, those that they have named, and so on. In each circle the nearest are heard
+out: a liar among them may name others nearer still, and keeps none of its own circle from being
+asked.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 
 from p2pweb.dht.contact import Address, Contact, NodeId, distance
@@ -40,21 +44,35 @@ FIRST_HAND = 0
 
 
 class _Candidate:
-    __slots__ = ("contact", "distance", "in_doubt", "paths", "state", "tells", "tries", "tries_max")
+    __slots__ = (
+        "circles",
+        "contact",
+        "distance",
+        "in_doubt",
+        "state",
+        "tells",
+        "tries",
+        "tries_max",
+    )
 
     def __init__(
-        self, contact: Contact, far: int, paths: tuple[int, ...], in_doubt: bool, tries_max: int
+        self, contact: Contact, far: int, circles: int, in_doubt: bool, tries_max: int
     ) -> None:
         self.contact = contact
         self.distance = far
-        # Where it was heard of, and, once it was asked, where what it says is followed.
-        self.paths = paths
-        self.tells = FIRST_HAND
+        # Where it was heard of, a bit for each circle; and, once it was asked, whose circle is
+        # that of what it says.
+        self.circles = circles
+        self.tells: int | None = None
         # A suspect is in doubt from the start, others once they missed a question.
         self.in_doubt = in_doubt
         self.tries_max = tries_max
         self.tries = 0
         self.state = _WAITING
+
+    @property
+    def is_first_hand(self) -> bool:
+        return bool(self.circles & 1 << FIRST_HAND)
 
 
 class Lookup:
@@ -95,18 +113,26 @@ class Lookup:
         self._in_flight = 0
         self._timeouts = 0
         self._asks = 0
-        self._asks_of_path = [0] * (1 + settings.paths)
-        self._heard_of = [0] * (1 + settings.paths)
-        # How many of the nearest each path has to hear.
         self._need = need = settings.k if need is None else need
         self._is_exact = exact
         self._is_upkeep = upkeep
-        self._widths = [min(settings.first_hand, need), *[need // settings.paths] * settings.paths]
+        # Of each path how many were asked for it, and its circles, a bit for each.
+        self._asks_of_path: list[int] = []
+        self._circles_of_path: list[int] = []
+        # Of each circle its path, how many of its nearest have to answer, and how many were named.
+        self._path_of: list[int] = []
+        self._widths: list[int] = []
+        self._heard_of: list[int] = []
+        self._open_path(1, min(settings.first_hand, need))
+        for _ in range(settings.paths):
+            self._open_path(1, need // settings.paths)
         self._next_path = 0
         # Paths on which somebody is to be asked at once, whoever is being asked already.
         self._leads: list[int] = []
         self._heard = False
         self._is_wide = False
+        # Whether somebody was named under an id that its address does not have.
+        self._is_lied_to = False
         # What `_survey` found, until something changes.
         self._surveyed: tuple[list[_Candidate], bool] | None = None
         for contact in contacts:
@@ -116,7 +142,7 @@ class Lookup:
 
     @property
     def done(self) -> bool:
-        """Whether the k nearest, and the nearest of each path, have answered, or nobody is left."""
+        """Whether all who are wanted (`_survey`) have answered, or nobody is left to ask."""
         if self._asks >= self._settings.asks_max:
             return not self._in_flight
         return self._survey()[1]
@@ -139,13 +165,13 @@ class Lookup:
             if done or not waiting:
                 break
             if leads:
-                path = leads.pop()
-                ahead = next((one for one in waiting if path in one.paths), None)
+                on_path = self._circles_of_path[leads.pop()]
+                ahead = next((one for one in waiting if one.circles & on_path), None)
                 if ahead is None:
                     continue
-                candidate = ahead
+                candidate, circle = ahead, _lowest(ahead.circles & on_path)
             else:
-                candidate, path = self._choose(waiting)
+                candidate, circle = self._choose(waiting)
             # Being asked changes nothing of who is wanted.
             waiting.remove(candidate)
             if not self._may_ask(candidate):
@@ -153,11 +179,11 @@ class Lookup:
                 continue
             candidate.state = _ASKED
             candidate.tries += 1
-            if candidate.tells == FIRST_HAND:
-                candidate.tells = path or self._rotate()
+            if candidate.tells is None:
+                candidate.tells = circle
             self._in_flight += 1
             self._asks += 1
-            self._asks_of_path[path] += 1
+            self._asks_of_path[self._path_of[circle]] += 1
             chosen.append(candidate.contact)
         return chosen
 
@@ -174,7 +200,7 @@ class Lookup:
         settings = self._settings
         if len(nodes) > settings.k:
             nodes = sorted(nodes, key=lambda node: distance(node.id, self.target))[: settings.k]
-        tells = candidate.tells or self._rotate()
+        tells = self._circle_after(candidate.tells)
         before, nearest = self._limit(), self._distances[0]
         nearer = leads = False
         for node in nodes:
@@ -183,7 +209,7 @@ class Lookup:
             leads |= far < nearest
         self._trim()
         if leads and not (found or self._is_wide or self._is_upkeep):
-            self._leads += [tells] * settings.leads
+            self._leads += [self._path_of[tells]] * settings.leads
         if not nearer and not found and candidate.distance <= before:
             self._is_wide = True
         return True
@@ -217,6 +243,7 @@ class Lookup:
         others = [one for one in self._at.get(address, ()) if one.contact.id != known]
         for candidate in others:
             self._settle(candidate, _DISCREDITED)
+            self._see_a_lie()
         return bool(others)
 
     def closest(self) -> tuple[Contact, ...]:
@@ -252,16 +279,18 @@ class Lookup:
     def _survey(self) -> tuple[list[_Candidate], bool]:
         """Whose turn may have come, nearest first, and whether nobody is left to wait for.
 
-        Wanted are the nearest k of whom an answer may be expected, and the nearest of each path.
-        Who is in doubt is asked (again) but has no place among these: whoever takes that place is
-        asked meanwhile, and one more, because where some are silent the next may be too. Nobody
-        waits for the latter.
+        Wanted are the nearest k of whom an answer may be expected, the nearest of our own and, once
+        somebody is seen to lie, the nearest of each circle. Who is in doubt is asked (again) but
+        has no place among these: whoever takes that place is asked meanwhile, and one more, because
+        where some are silent the next may be too. Nobody waits for the latter.
         """
         if self._surveyed is not None:
             return self._surveyed
         need = self._need
-        missing = [min(two) for two in zip(self._widths, self._heard_of, strict=True)]
-        paths_missing = sum(1 for count in missing if count)
+        # Where nobody is seen to lie, what is told leads to the same k on every path.
+        widths = self._widths if self._is_lied_to else self._widths[:1]
+        missing = [min(two) for two in zip(widths, self._heard_of, strict=False)]
+        unheard = sum(1 << circle for circle, count in enumerate(missing) if count)
         expected = ahead = 0
         waiting: list[_Candidate] = []
         done, in_doubt = True, False
@@ -273,13 +302,14 @@ class Lookup:
             is_answered = state is _ANSWERED
             is_expected = is_answered or not candidate.in_doubt
             wanted = expected < need
-            if paths_missing:
-                for path in candidate.paths:
-                    if missing[path]:
-                        wanted = True
-                        if is_expected:
-                            missing[path] -= 1
-                            paths_missing -= not missing[path]
+            if circles := candidate.circles & unheard:
+                wanted = True
+                while is_expected and circles:
+                    circle = circles.bit_length() - 1
+                    circles ^= 1 << circle
+                    missing[circle] -= 1
+                    if not missing[circle]:
+                        unheard ^= 1 << circle
             if not is_answered:
                 if wanted and is_expected:
                     done = False
@@ -288,7 +318,7 @@ class Lookup:
                     waiting.append(candidate)
             expected += is_expected
             ahead += not is_expected
-            if expected >= need + ahead and not paths_missing:
+            if expected >= need + ahead and not unheard:
                 break
         # Once as many as are needed have answered, nobody waits for those in doubt, unless the
         # nearest themselves are what is looked for.
@@ -297,23 +327,52 @@ class Lookup:
         return self._surveyed
 
     def _choose(self, waiting: list[_Candidate]) -> tuple[_Candidate, int]:
-        """Whom to ask next, and for which path: those in doubt last, then the path that has asked
-        least, then the nearest."""
+        """Whom to ask next, and in which circle: those in doubt last, then the path that has asked
+        least, then the nearest. While nobody is seen to lie, all paths but the first are as one."""
+        sound = [one for one in waiting if not one.in_doubt] or waiting
+        circles = 0
+        for one in sound:
+            circles |= one.circles
         asks = self._asks_of_path
-        return min(
-            ((one, path) for one in waiting for path in one.paths),
-            key=lambda choice: (choice[0].in_doubt, asks[choice[1]]),
-        )
+        if self._is_lied_to:
+            paths = list(zip(asks, self._circles_of_path, strict=True))
+        else:
+            others = (self._asks - asks[FIRST_HAND]) // self._settings.paths
+            paths = [(asks[FIRST_HAND], 1 << FIRST_HAND), (others, ~(1 << FIRST_HAND))]
+        turns = [(asked, on_path) for asked, on_path in paths if on_path & circles]
+        fewest = min(asked for asked, _ in turns)
+        turn = circles & sum(on_path for asked, on_path in turns if asked == fewest)
+        candidate = next(one for one in sound if one.circles & turn)
+        return candidate, _lowest(candidate.circles & turn)
+
+    def _open_path(self, generations: int, width: int) -> int:
+        """One more path; its first circle."""
+        first = len(self._path_of)
+        self._path_of += [len(self._asks_of_path)] * generations
+        self._widths += [width] * generations
+        self._heard_of += [0] * generations
+        self._asks_of_path.append(0)
+        self._circles_of_path.append((1 << generations) - 1 << first)
+        return first
+
+    def _circle_after(self, circle: int | None) -> int:
+        """Where to follow what somebody says who was asked in a circle, or for a reason of its own:
+        in the next of that path, or on a new path."""
+        settings = self._settings
+        if circle is None or circle <= settings.paths:
+            return self._open_path(settings.generations, settings.heed)
+        is_last = not self._circles_of_path[self._path_of[circle]] >> circle + 1
+        return circle if is_last else circle + 1
 
     def _rotate(self) -> int:
-        """The path that follows what one more contact of ours says."""
+        """The path of one more of those that were heard of before."""
         self._next_path = self._next_path % self._settings.paths + 1
         return self._next_path
 
     def _may_ask(self, candidate: _Candidate) -> bool:
         """Whether its address was not asked under too many ids already, or is known at first hand:
         no rumour is to use up the questions of a contact of ours."""
-        if not candidate.tries and FIRST_HAND not in candidate.paths:
+        if not candidate.tries and not candidate.is_first_hand:
             ids = self._ids_asked_at.get(candidate.contact.address, 0)
             if ids >= self._settings.rumours_max:
                 return False
@@ -339,32 +398,38 @@ class Lookup:
         need = self._need
         return self._distances[need - 1] if len(self._distances) >= need else 1 << 160
 
-    def _hear_of(self, contact: Contact, path: int) -> int:
-        """Note that a path knows a contact; how far that is if it is new, else as far as can be."""
+    def _hear_of(self, contact: Contact, circle: int) -> int:
+        """Note who was named in a circle; how far that is if it is new, else as far as can be."""
         nobody = 1 << 160
         known = self._candidate(contact)
         if known is None:
             believed = None if contact.id == self._own else self._believe(contact)
             if believed is None:
+                if contact.id != self._own:
+                    self._see_a_lie()
                 return nobody
             known = self._candidate(believed)
             if known is None:
-                return self._add(believed, path)
-        if path not in known.paths:
-            known.paths = (*known.paths, path)
-            self._heard_of[path] += 1
+                return self._add(believed, circle)
+        if not known.circles >> circle & 1:
+            known.circles |= 1 << circle
+            self._heard_of[circle] += 1
             self._surveyed = None
         return nobody
 
-    def _add(self, contact: Contact, path: int) -> int:
+    def _see_a_lie(self) -> None:
+        self._is_lied_to = True
+        self._surveyed = None
+
+    def _add(self, contact: Contact, circle: int) -> int:
         alike = self._of_id.setdefault(contact.id, [])
-        if path != FIRST_HAND and len(alike) >= self._settings.rumours_max:
+        if circle != FIRST_HAND and len(alike) >= self._settings.rumours_max:
             return 1 << 160
         suspect = self._suspect(contact)
         far = distance(contact.id, self.target)
         # A rumour has no record that would earn it a second question.
-        tries_max = 1 if suspect or path != FIRST_HAND else self._settings.ask_tries
-        candidate = _Candidate(contact, far, (path,), suspect, tries_max)
+        tries_max = 1 if suspect or circle != FIRST_HAND else self._settings.ask_tries
+        candidate = _Candidate(contact, far, 1 << circle, suspect, tries_max)
         alike.append(candidate)
         self._at.setdefault(contact.address, []).append(candidate)
         # Behind the equally far, which are other addresses of its id.
@@ -372,21 +437,40 @@ class Lookup:
         self._distances.insert(index, far)
         self._order.insert(index, candidate)
         self._surveyed = None
-        self._heard_of[path] += 1
+        self._heard_of[circle] += 1
         return far
 
     def _trim(self) -> None:
-        """Forget the farthest contacts that were never asked, beyond `shortlist_max`."""
+        """Forget the farthest contacts that were never asked, beyond `shortlist_max`, but for the
+        nearest of each circle: who invents many that are near pushes out nobody else's."""
         excess = len(self._order) - self._asks - self._settings.shortlist_max
-        index = len(self._order) - 1
-        while excess > 0 and index >= 0:
-            candidate = self._order[index]
-            if not candidate.tries and FIRST_HAND not in candidate.paths:
-                del self._order[index], self._distances[index]
-                self._surveyed = None
-                self._of_id[candidate.contact.id].remove(candidate)
-                self._at[candidate.contact.address].remove(candidate)
-                for path in candidate.paths:
-                    self._heard_of[path] -= 1
-                excess -= 1
-            index -= 1
+        if excess <= 0:
+            return
+        missing = self._widths.copy()
+        spare: list[int] = []
+        for index, candidate in enumerate(self._order):
+            is_near = candidate.is_first_hand or bool(candidate.tries)
+            for circle in _all(candidate.circles):
+                is_near = is_near or missing[circle] > 0
+                missing[circle] -= 1
+            if not is_near:
+                spare.append(index)
+        for index in reversed(spare[-excess:]):
+            candidate = self._order.pop(index)
+            del self._distances[index]
+            self._of_id[candidate.contact.id].remove(candidate)
+            self._at[candidate.contact.address].remove(candidate)
+            for circle in _all(candidate.circles):
+                self._heard_of[circle] -= 1
+        self._surveyed = None
+
+
+def _lowest(circles: int) -> int:
+    return (circles & -circles).bit_length() - 1
+
+
+def _all(circles: int) -> Iterator[int]:
+    while circles:
+        circle = _lowest(circles)
+        circles ^= 1 << circle
+        yield circle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -41,11 +41,20 @@ class Run:
     known: int = 0
     # A value turned up, and nobody has asked for another yet: no more questions are sent.
     paused: bool = False
+    # How often those whose id is to be proved were asked for it, and what they answered meanwhile.
+    proving: dict[Contact, int] = field(default_factory=dict)
+    unproved: dict[Contact, tuple[Contact, ...]] = field(default_factory=dict)
 
     @property
     def is_exact(self) -> bool:
         """Whether somebody wants the very nearest, all k of them."""
-        return not self.values and self.token is not None and self.need is None
+        return self.proves and not self.greets and self.need is None
+
+    @property
+    def proves(self) -> bool:
+        """Whether only those count who say themselves that they have the id they are asked as: to
+        them something is entrusted, and ids near a key are easily invented."""
+        return not self.values and (self.token is not None or self.greets)
 
 
 class Lookups:
@@ -61,6 +70,8 @@ class Lookups:
         self._greet = greet
         self._settings = settings
         self._hearsay = Hearsay(settings)
+        # Which id each address said it has, and when; the one that said so longest ago first.
+        self._identified: OrderedDict[Address, tuple[NodeId, float]] = OrderedDict()
         # A dict for its order: what happens is the same each time.
         self._running: dict[Run, None] = {}
         # How many of them are paused: these take nobody's place, since a caller may be busy with
@@ -154,6 +165,12 @@ class Lookups:
         if run not in self._running or run.lookup is None or contact is None:
             return
         match answer:
+            case wire.Pong():
+                return  # `identified` has seen to it.
+            case wire.Nodes(contacts) if contact in run.proving:
+                run.unproved[contact] = contacts
+                if run.proving[contact] > self._settings.proof_tries:
+                    run.lookup.timed_out(contact)
             case wire.Nodes(contacts):
                 run.lookup.answered(contact, contacts)
             case wire.Value(value, extra):
@@ -169,15 +186,30 @@ class Lookups:
     def missed(self, query: Query[Run | None], now: float) -> None:
         """An answer is late."""
         run, contact = query.owner, query.contact
+        is_ping = isinstance(query.question, wire.Ping)
+        if is_ping:
+            # There may be somebody else at that address soon.
+            self._identified.pop(query.address, None)
         if run in self._running and run.lookup is not None and contact is not None:
+            if is_ping:
+                is_over = contact in run.proving and not self._prove(run, contact, now)
+                if not is_over or contact not in run.unproved:
+                    return
             run.lookup.timed_out(contact)
-            self._hearsay.forget(contact)
+            if not is_ping:
+                self._hearsay.forget(contact)
             self._advance(run, run.lookup, now)
 
     def identified(self, address: Address, known: NodeId, now: float) -> None:
-        """An address said who it is: no lookup goes on believing another id of it."""
+        """An address said who it is: no lookup believes another id of it, now or later."""
+        self._identified[address] = known, now
+        self._identified.move_to_end(address)
+        most, since = self._settings.identified_max, now - self._settings.identified_for_s
+        while len(self._identified) > most or next(iter(self._identified.values()))[1] < since:
+            self._identified.popitem(last=False)
+        self._hearsay.refute(address, known)
         for run in list(self._running):
-            if run.lookup is not None and run.lookup.discredit_others(address, known):
+            if run.lookup is not None and _learns(run, run.lookup, Contact(known, address)):
                 self._advance(run, run.lookup, now)
 
     def _advance(self, run: Run, lookup: Lookup, now: float) -> None:
@@ -201,6 +233,8 @@ class Lookups:
                 padded = padded and self._may_pad(run, contact.address)
                 if not ask(self.pool, question, contact, run, now, timeout_s, padded=padded):
                     lookup.timed_out(contact)
+                elif run.proves and contact not in run.proving and not self._is_proved(contact):
+                    self._prove(run, contact, now)
         if lookup.done:
             del self._running[run]
             if run.greets:
@@ -209,6 +243,24 @@ class Lookups:
             if run.token is not None:
                 del self._tokens[run.token]
                 self._asker.actions.append(LookupDone(run.token, lookup.closest()))
+
+    def _is_proved(self, contact: Contact) -> bool:
+        """Whether a contact said itself who it is, in this run or an earlier one."""
+        known, _ = self._identified.get(contact.address, (None, 0.0))
+        return known == contact.id or self._asker.contact_at(contact.address) == contact
+
+    def _prove(self, run: Run, contact: Contact, now: float) -> bool:
+        """Ask a contact who it is, beside the question; False where it was asked often enough."""
+        tries, tries_max = run.proving.get(contact, 0) + 1, self._settings.proof_tries
+        timeout_s = self._asker.steady_s(contact.address)
+        ping = wire.Ping(self._own)
+        if tries > tries_max or not self._asker.ask(self.pool, ping, contact, run, now, timeout_s):
+            run.proving[contact] = tries_max + 1
+            return False
+        run.proving[contact] = tries
+        # Once is enough: its answer will not have it introduced.
+        self._asker.proofs.introduce(contact, now)
+        return True
 
     def _may_pad(self, run: Run, address: Address) -> bool:
         """Whether so long a question may go there: who names one host under many ports must not
@@ -231,14 +283,26 @@ class Lookups:
         table = self._asker.table
         for contact in contacts[: self._settings.k]:
             # Whoever is in the table is known better than by rumour.
-            if table.get(contact.id) is None and contact.id != self._own:
+            is_news = table.get(contact.id) is None and contact.id != self._own
+            if is_news and self._believe(contact) is not None:
                 self._hearsay.note(contact, teller, now)
 
     def _believe(self, contact: Contact) -> Contact | None:
-        """What others say of a contact, corrected by what the table knows at first hand."""
+        """What others say of a contact, corrected by what is known at first hand."""
+        known, _ = self._identified.get(contact.address, (contact.id, 0.0))
+        if known != contact.id:
+            return None
         table = self._asker.table
         here = table.at(contact.address)
         if here is not None and here.contact.id != contact.id and here.is_sound:
             return None
         entry = table.get(contact.id)
         return entry.contact if entry is not None and entry.is_sound else contact
+
+
+def _learns(run: Run, lookup: Lookup, proved: Contact) -> bool:
+    """Whether it is news to a lookup that a contact said who it is."""
+    is_news = lookup.discredit_others(proved.address, proved.id)
+    if run.proving.pop(proved, 0) and proved in run.unproved:
+        is_news |= lookup.answered(proved, run.unproved.pop(proved))
+    return is_news

@@ -132,7 +132,8 @@ class Peer:
             if self._proving.get(stranger.address) == stranger.message_id:
                 del self._proving[stranger.address]
                 if stranger.owner < self._settings.proof_tries:
-                    self._prove(stranger.address, now, tries=stranger.owner + 1)
+                    to = stranger.contact or stranger.address
+                    self._prove(to, now, tries=stranger.owner + 1)
         for call in self._calls.expire(now):
             self._missed(call, now)
             self._try_call(call.owner, now)
@@ -245,11 +246,12 @@ class Peer:
         if not self.table.wants(stranger):
             return
         if stranger.address not in self._proving and self._proofs.introduce(stranger, now):
-            self._prove(stranger.address, now)
+            self._prove(stranger, now)
 
-    def _prove(self, address: Address, now: float, *, tries: int = 1) -> bool:
+    def _prove(self, to: Address | Contact, now: float, *, tries: int = 1) -> bool:
+        address = to.address if isinstance(to, Contact) else to
         timeout_s = self._asker.brisk_s(address)
-        query = self._asker.ask(self._pings, wire.Ping(self.own), address, tries, now, timeout_s)
+        query = self._asker.ask(self._pings, wire.Ping(self.own), to, tries, now, timeout_s)
         if query is None:
             return False
         self._proving[address] = query.message_id
@@ -280,7 +282,7 @@ class Peer:
         rtt_s = min(now - query.sent, LATENESS_MAX * query.timeout_s)
         self._asker.everyone.sample(rtt_s)
         if isinstance(answer, wire.Pong):
-            if answer.id != self.own:
+            if answer.id != self.own and self._is_meant(query, answer.id):
                 proved = Contact(answer.id, query.address)
                 self._asker.actions += self.table.proved(proved, rtt_s, now)
             self._lookups.identified(query.address, answer.id, now)
@@ -290,6 +292,15 @@ class Peer:
             # It answers, but only a pong says under which id.
             self._introduce(query.contact, now)
         return answer
+
+    def _is_meant(self, query: _AnyQuery, known: NodeId) -> bool:
+        """Whether it is for the table who answered a PING.
+
+        Not whoever was only named, and under an id of another: liars would have all of their own
+        met in place of those whom honest peers name, and fill the tables.
+        """
+        said = query.contact
+        return said is None or said.id == known or self.table.at(query.address) is not None
 
     def _missed(self, query: _AnyQuery, now: float) -> None:
         if query.contact is not None:

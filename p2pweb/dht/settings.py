@@ -85,9 +85,14 @@ class Settings:
     # Questions of one lookup: a miss in a million-peer network needs fewer than 100; beyond that
     # somebody is inventing ever nearer contacts.
     asks_max: int = 256
-    # Paths that a lookup follows beside its own contacts (S/Kademlia takes 4 to 8); each confirms
-    # k / 4 of the nearest that it hears of, which are the same k where nobody lies.
+    # Questions of a lookup for each one to a contact of its own; and where somebody is seen to lie,
+    # paths of those that others named before, on each of which the k / 4 nearest are heard out.
     paths: int = 4
+    # Where somebody is seen to lie, generations of what each of those says that are followed, and
+    # of each generation so many of the nearest. With half of a thousand peers hostile all of 737
+    # values were found so, and of 25 lookups of newcomers 22 without.
+    generations: int = 3
+    heed: int = 3
     # Own contacts that are asked whatever others say: with half of all peers hostile, ten nearest
     # are all of them in one lookup of a thousand.
     first_hand: int = 10
@@ -108,6 +113,10 @@ class Settings:
     hearsay_max: int = 1_024
     hearsay_each_max: int = 64
     hearsay_for_s: float = 1_800.0
+    # Addresses of which is remembered which id they said they have, whatever others say; 0.3 KB
+    # each. One whose PING was not answered is forgotten sooner.
+    identified_max: int = 4_096
+    identified_for_s: float = 1_800.0
     # Contacts waiting in one lookup, the nearest kept: six times the k that decide it.
     shortlist_max: int = 128
     # Addresses believed for one id, and ids for one address, in one lookup: one rumour cannot hide
