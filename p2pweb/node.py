@@ -142,7 +142,7 @@ class PeerNode:
         self.sites = Sites(
             store, self.overlay, self.reader, self._run, self.holdings.keeps, self._lives
         )
-        self.news = News(self.overlay, self._rng, self._is_behind)
+        self.news = News(self.overlay, self._rng, self.sites.refresh_soon)
         self.repair = Repair(
             self.node_id,
             store,
@@ -200,7 +200,10 @@ class PeerNode:
         addresses = [(host, self._options.port) for host in self._options.hosts]
         try:
             await self.overlay.listen(addresses)
-            await self._catch_up()
+        except OSError as error:
+            raise listen_fault(error, self._options.port) from None
+        await self._catch_up()
+        try:
             await self.server.start(addresses)
         except OSError as error:
             raise listen_fault(error, self._options.port) from None
@@ -348,10 +351,6 @@ class PeerNode:
             self._ask_now.set()
         elif self.news.spread(signed, teller):
             self.sites.hear(signed, teller)
-
-    def _is_behind(self, site: SiteId) -> None:
-        """Another peer has a newer version than this one told it of."""
-        self.sites.refresh_soon(site)
 
     def _lives(self, signed: Signed) -> None:
         """A version is served from now on."""

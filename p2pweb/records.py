@@ -20,7 +20,6 @@ from p2pweb import keys
 from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, BlobId
 from p2pweb.keys import SiteId, SiteKey
 
-KEY_BYTES = 20
 # A record and everything around it fits one datagram of 1,200 bytes.
 RECORD_BYTES_MAX = 1_024
 # What a record of 1,024 bytes leaves for the path after four encodings and a media type.

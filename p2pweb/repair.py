@@ -58,8 +58,9 @@ SETTLED_S = 600.0
 PAUSE_S = 2.0
 # Peers asked at one time; the answer of each has up to 6 MiB.
 ASKS_MAX = 8
-# Of those near a key so many are asked one after the other before a lookup looks for others. Where
-# half of all peers just left, and their successors have nothing yet, one key in 256 comes to that.
+# After so many turns of asking those near the keys that brought nothing, a lookup looks for others.
+# Where half of all peers just left, and their successors have nothing yet, one key in 256 comes to
+# that.
 TRIES_MAX = 8
 # Lookups of one round, for what nobody near has; the rest is for the next round.
 LOOKUPS_MAX = 64
@@ -347,10 +348,19 @@ class _Work:
             in_vain = in_vain + 1 if len(wanted) == before else 0
         sought = list(wanted.values())[: LOOKUPS_MAX - self._lookups]
         self._lookups += len(sought)
-        found = await asyncio.gather(*map(self._repair.find_record, sought))
+        found = await asyncio.gather(*map(self._find, sought))
+        if self._fault is not None:
+            raise self._fault
         long += [due for due, is_found in zip(sought, found, strict=True) if is_found]
         for due in long:
             self._fetched += not due.with_bytes or await self._repair.fetch_bytes(due)
+
+    async def _find(self, due: Due) -> bool:
+        try:
+            return await self._repair.find_record(due)
+        except OSError as error:
+            self._fault = error
+            return False
 
     async def _ask(
         self,

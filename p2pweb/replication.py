@@ -25,13 +25,12 @@ from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.service import Placed
 from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer
 from p2pweb.records import COPIES_MAX, record_key
+from p2pweb.repair_plan import RECORD_COPIES
 from p2pweb.store.books import Part
 from p2pweb.store.store import Item, Store
 
 log = logging.getLogger("p2pweb.replication")
 
-# The k of Kademlia: as many peers as a lookup ends with.
-RECORD_COPIES = COPIES_MAX
 # A peer that just failed is not asked again for so long: long enough for one publish to go on
 # without waiting for it in every batch, short enough for the next publish to try it.
 AVOID_S = 10.0

@@ -76,7 +76,7 @@ class _Known:
     fault: UnavailableError | None = None
     # A newer record that was heard of, and not taken yet.
     heard: Signed | None = None
-    # When it is asked again for a version whose manifest was not to be had.
+    # How long until it is asked again for a version whose manifest was not to be had.
     again_s: float = REFRESH_AGAIN_S
     again: asyncio.TimerHandle | None = None
     # What lived on this peer's disk, also where its manifest cannot be read any more.
@@ -134,9 +134,8 @@ class Sites:
         Waits for the network only where nothing is known yet. UnavailableError where a version
         exists but its manifest cannot be had.
         """
+        await self.known(site)
         known = self._entry(site)
-        if known.version is None or known.has_news:
-            await self._load(site, known)
         try:
             refresh = self.refresh_if_old(site) or self._refreshes.get(site)
         except UnavailableError:
@@ -189,7 +188,7 @@ class Sites:
         known = self._entry(signed.record.site)
         if known.heard is None or order_of(signed) > order_of(known.heard):
             known.heard = signed
-            self._reader.suggest(record_key(signed.record), teller)
+            self._reader.remember(record_key(signed.record), teller)
             self._start_refresh(signed.record.site, known)
 
     def refresh_soon(self, site: SiteId) -> None:
@@ -261,9 +260,11 @@ class Sites:
         if known.heard is not None:
             self._start_refresh(site, known)
         elif known.fault is not None and self._keeps(site):
-            known.again_s = min(2 * known.again_s, REFRESH_AGAIN_S_MAX)
+            if known.again is not None:
+                known.again.cancel()
             loop = asyncio.get_running_loop()
             known.again = loop.call_later(known.again_s, self._start_refresh, site, known)
+            known.again_s = min(2 * known.again_s, REFRESH_AGAIN_S_MAX)
         else:
             known.again_s = REFRESH_AGAIN_S
 

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import pytest
+from peer_duties import duties
 
 from p2pweb.blobs import SegmentData, segments_of
 from p2pweb.exchange import wire
-from p2pweb.exchange.service import Duties, PeerService, Placed
-from p2pweb.exchange.wire import PeerInfo, PeerStatus
+from p2pweb.exchange.service import PeerService
 from p2pweb.http.messages import Refusal, Request, Response
 from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteKey
@@ -45,32 +45,11 @@ def key_of(item: Item) -> bytes:
     return record_key(item.signed.record, item.segment)
 
 
-async def nothing(*_: object) -> list[Placed]:
-    return []
-
-
-async def unknown(*_: object) -> None:
-    return None
-
-
-def status() -> PeerStatus:
-    raise NotImplementedError
-
-
 @asynccontextmanager
 async def serving() -> AsyncIterator[tuple[Store, PeerService]]:
     store = memory_store()
-    duties = Duties(
-        info=lambda: PeerInfo(p2pweb=1, id="", home=None, version=""),
-        status=status,
-        contacts=list,
-        takes=lambda _: True,
-        live_site=unknown,
-        kept=lambda _: None,
-        place=nothing,
-    )
     try:
-        yield store, PeerService(store, duties, run, run)
+        yield store, PeerService(store, duties(lambda _: True), run, run)
     finally:
         store.close()
 

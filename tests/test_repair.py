@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from peer_processes import PATIENCE_S, PeerProcess, free_ports, network, publish
 
 from p2pweb.address import Address
+from p2pweb.blobs import SegmentData
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.wire import Bundle
 from p2pweb.sim.run import Run, run
 from p2pweb.sim.scenario import Fault, Scenario, Site, Workload
+from p2pweb.store.store import Item, Outcome, Store
 
 FILES = 40
 
@@ -81,6 +85,52 @@ def test_a_short_absence_moves_nothing() -> None:
     away = [one for one in done.surveys if 6.0 < one.at_s - done.began_s < 24.0]
     assert away and {one.bodies_lacking for one in away} == {away[0].bodies_lacking}
     assert done.surveys[-1].bodies_lacking == done.surveys[-1].records_lacking == 0
+
+
+def test_bytes_that_are_wrong_are_not_kept_and_come_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    liars: set[Address] = set()
+    copies = PeerClient.copies
+
+    async def lying(
+        self: PeerClient, address: Address, wanted: Sequence[tuple[bytes, bool]]
+    ) -> Bundle | None:
+        answer = await copies(self, address, wanted)
+        # The first ten that have bytes to give lie from then on.
+        if address in liars or (answer and answer.parts and len(liars) < 10):
+            liars.add(address)
+            assert answer is not None
+            forged = [msgspec.structs.replace(part, data=b"x") for part in answer.parts]
+            return msgspec.structs.replace(answer, parts=tuple(forged))
+        return answer
+
+    monkeypatch.setattr(PeerClient, "copies", lying)
+    done = run_quietly(scenario([Fault(at_s=5.0, kind="join", share=0.2)], seconds=120.0))
+    last = done.surveys[-1]
+    assert len(liars) == 10
+    assert (last.records_lacking, last.bodies_lacking, last.lost) == (0, 0, 0)
+
+
+def test_a_disk_that_is_full_for_a_while_ends_no_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = 0
+    commit = Store.commit
+
+    def full(
+        self: Store, items: Sequence[Item], segments: Sequence[SegmentData] = ()
+    ) -> list[Outcome]:
+        nonlocal refused
+        # The first hundred, after those of the publish.
+        if len(self.sites()) and self.live_seq(self.sites()[0]) and items and refused < 100:
+            refused += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return commit(self, items, segments)
+
+    monkeypatch.setattr(Store, "commit", full)
+    done = run_quietly(scenario([Fault(at_s=5.0, kind="join", share=0.2)], seconds=240.0))
+    last = done.surveys[-1]
+    assert refused == 100
+    assert (last.records_lacking, last.bodies_lacking, last.lost) == (0, 0, 0)
 
 
 # Real processes

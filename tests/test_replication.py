@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
 import pytest
+from peer_duties import duties
 
 from p2pweb.address import Address
 from p2pweb.blobs import SegmentData, segments_of
@@ -14,12 +15,11 @@ from p2pweb.dht.contact import Contact, NodeId, distance
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import NotAPeerError, RemoteError
 from p2pweb.exchange.client import SENT_UNASKED_BYTES_MAX, PeerClient
-from p2pweb.exchange.service import Duties, PeerService, Placed
+from p2pweb.exchange.service import PeerService, Placed
 from p2pweb.exchange.wire import (
     BUNDLE_MEDIA_TYPE,
     ItemAnswer,
     PeerInfo,
-    PeerStatus,
     decode_answers,
     encode_bundle,
 )
@@ -348,25 +348,7 @@ async def answers_to(items: Sequence[Item], segments: Sequence[SegmentData]) -> 
     async def next_data() -> bytes:
         return pieces.pop(0)
 
-    async def nothing(*_: object) -> list[Placed]:
-        return []
-
-    async def unknown(*_: object) -> None:
-        return None
-
-    def status() -> PeerStatus:
-        raise NotImplementedError
-
-    duties = Duties(
-        info=lambda: PeerInfo(p2pweb=1, id="", home=None, version=""),
-        status=status,
-        contacts=list,
-        takes=lambda site: site == KEY.site,
-        live_site=unknown,
-        kept=lambda _: None,
-        place=nothing,
-    )
-    service = PeerService(store, duties, run, run)
+    service = PeerService(store, duties(lambda site: site == KEY.site), run, run)
     path = "/.well-known/p2pweb/bundle"
     response = await service.handle(request(), path, None, RequestBody(1, next_data))
     assert isinstance(response.body, bytes)

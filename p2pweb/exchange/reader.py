@@ -131,10 +131,6 @@ class BlobReader:
         """A blob of one block, if it is in memory."""
         return self._cache.get((source.blob, 0)) if source.blob.block_count == 1 else None
 
-    def suggest(self, key: bytes, address: Address) -> None:
-        """Somebody may have the bytes that belong to a key (20 bytes): ask there first."""
-        self._remember(key, address)
-
     # Here
 
     async def _here(self, blob: BlobId, block: int) -> bytes | None:
@@ -264,7 +260,7 @@ class BlobReader:
                     faults.append(str(event.result or lost))
                     self._forget(key, event.address)
                 else:
-                    self._remember(key, event.address)
+                    self.remember(key, event.address)
                     return event.result
         finally:
             for task in tasks:
@@ -284,7 +280,8 @@ class BlobReader:
                     asked.append(found.contact.address)
                     yield found.contact.address
 
-    def _remember(self, key: bytes, address: Address) -> None:
+    def remember(self, key: bytes, address: Address) -> None:
+        """Ask there first for the bytes that belong to a key (20 bytes)."""
         known = self._known.setdefault(key, [])
         if address not in known:
             known.insert(0, address)

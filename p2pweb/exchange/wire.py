@@ -14,11 +14,11 @@ import msgspec
 
 from p2pweb.address import format_address, parse_address
 from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, SegmentData
+from p2pweb.dht.contact import ID_BYTES
 from p2pweb.errors import UsageError
 from p2pweb.keys import SiteId, is_site_id
 from p2pweb.records import (
     COPIES_MAX,
-    KEY_BYTES,
     RECORD_BYTES_MAX,
     InvalidRecordError,
     Signed,
@@ -223,7 +223,7 @@ class ItemAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class _Wanted(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    key: Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
+    key: Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
     with_bytes: bool
 
 
