@@ -8,6 +8,8 @@
     access_log = "access.log"         # a line for each answer; "-" is standard output
     access_log_format = "combined"    # or "json"
     range_limit = 16                  # peers known of one address range; 0 is no limit
+    disk = "50GB"                     # the most that the data directory may hold
+    scrub_days = 14                   # in how many days everything there is read again
 
 Every fault is one sentence with the file, the line and the key.
 """
@@ -24,8 +26,12 @@ from p2pweb.address import Address, parse_address
 from p2pweb.errors import UsageError
 from p2pweb.http.access_log import FORMATS
 from p2pweb.keys import SITE_ID_CHARS, SiteId, is_site_id
+from p2pweb.store.room import parse_budget
 
 PORT_DEFAULT = 8001
+# A quarter of an hour, which keeps a disk busy, and ten years, in which it dies.
+SCRUB_DAYS_MIN = 0.01
+SCRUB_DAYS_MAX = 3_650
 
 T = TypeVar("T")
 
@@ -42,6 +48,8 @@ class NodeFile:
     access_log: Path | None = None
     access_log_format: str | None = None
     range_limit: int | None = None
+    disk: int | None = None
+    scrub_days: float | None = None
 
 
 def read_node_file(path: Path) -> NodeFile:
@@ -66,6 +74,8 @@ def read_node_file(path: Path) -> NodeFile:
         "access_log": _text(lambda value: Path(value) if value == "-" else path.parent / value),
         "access_log_format": _text(_log_format),
         "range_limit": _range_limit,
+        "disk": _text(parse_budget),
+        "scrub_days": _days,
     }
     found: dict[str, object] = {}
     for key, value in table.items():
@@ -110,6 +120,14 @@ def _range_limit(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise UsageError("a range limit is a number from 0, which is no limit")
     return value
+
+
+def _days(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError("it takes a number of days")
+    if not SCRUB_DAYS_MIN <= value <= SCRUB_DAYS_MAX:
+        raise UsageError(f"it takes {SCRUB_DAYS_MIN} to {SCRUB_DAYS_MAX} days")
+    return float(value)
 
 
 def _text(parse: Callable[[str], T]) -> Callable[[object], T]:

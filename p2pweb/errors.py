@@ -22,6 +22,10 @@ class NotAPeerError(RemoteError):
     """Nobody listens there, or somebody who is no p2pweb peer."""
 
 
+class BusyError(RemoteError):
+    """Another peer has too much under way, and will not have for long."""
+
+
 class UnavailableError(RemoteError):
     """Bytes that exist cannot be had from any peer just now; the text says what was tried."""
 

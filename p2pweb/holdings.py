@@ -20,7 +20,7 @@ from p2pweb.records import (
     open_record,
     record_key,
 )
-from p2pweb.store.store import Held, Item, Stale, Store
+from p2pweb.store.store import Full, Held, Item, Stale, Store
 
 log = logging.getLogger("p2pweb.holdings")
 
@@ -102,6 +102,8 @@ class Holdings:
         match outcome:
             case Held():
                 return True
+            case Full():
+                return {"refused": "full"}
             case Stale(newer):
                 return {"stale": open_record(newer).record.seq}
             case refused:

@@ -9,6 +9,7 @@ home site, its contacts) is one small file in its directory.
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import socket
 import threading
@@ -26,7 +27,7 @@ from p2pweb.dht.contact import ID_BYTES, canonical_host
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
 from p2pweb.dht.overlay import Overlay
 from p2pweb.dht.settings import DEFAULTS
-from p2pweb.errors import RemoteError, UnavailableError
+from p2pweb.errors import CorruptError, RemoteError, UnavailableError
 from p2pweb.exchange.client import ConnectorFactory, PeerClient, tcp_connector
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.service import Duties, PeerService, Placed
@@ -47,8 +48,10 @@ from p2pweb.records import (
 )
 from p2pweb.repair import Repair
 from p2pweb.replication import Replication
+from p2pweb.scrub import DAY_S, DAYS_DEFAULT, Scrub
 from p2pweb.sites import Sites, SiteVersion
-from p2pweb.store.store import Item, Store, open_store
+from p2pweb.store.opening import open_store
+from p2pweb.store.store import Item, Store
 from p2pweb.watch import Watch
 from p2pweb.worker import Runs, Worker
 
@@ -92,6 +95,10 @@ class PeerOptions:
     home: SiteId | None = None
     access_log: AccessLog | None = None
     range_limit: int = DEFAULTS.range_limit
+    # How many bytes the data directory may hold; None for as many as its disk has room for.
+    disk_bytes: int | None = None
+    # In how many days everything on the disk is read again.
+    scrub_days: float = DAYS_DEFAULT
 
 
 class PeerNode:
@@ -127,6 +134,8 @@ class PeerNode:
         self._next_remembered = 0
         self.node_id = bytes.fromhex(self._state.node_id)
         home = options.home or self._state.home_site
+        if home != self._state.home:
+            self._state.home, self._state.served = home, 0
         self.holdings = Holdings(store, home, self._has_home, self._has_news)
         self.overlay = Overlay(
             node_id=self.node_id,
@@ -140,7 +149,13 @@ class PeerNode:
         self.client = PeerClient(connector)
         self.reader = BlobReader(store, self.client, self.overlay, self._run)
         self.sites = Sites(
-            store, self.overlay, self.reader, self._run, self.holdings.keeps, self._lives
+            store,
+            self.overlay,
+            self.reader,
+            self._run,
+            self.holdings.keeps,
+            self._lives,
+            lambda site: self._state.served if site == self._state.home else 0,
         )
         self.news = News(self.overlay, self._rng, self.sites.refresh_soon)
         self.repair = Repair(
@@ -155,6 +170,9 @@ class PeerNode:
             rng=self._rng,
         )
         self.watch = Watch(self.node_id, self.overlay)
+        self.scrub = Scrub(
+            store, self._run, self._rng, options.scrub_days * DAY_S, self.repair.has_damage
+        )
         self.replication = Replication(self.node_id, store, self.client, self.overlay, self._run)
         duties = Duties(
             info=self.info,
@@ -183,8 +201,20 @@ class PeerNode:
 
     def info(self) -> PeerInfo:
         return PeerInfo(
-            p2pweb=PROTOCOL, id=self.node_id.hex(), home=self.holdings.home, version=__version__
+            p2pweb=PROTOCOL,
+            id=self.node_id.hex(),
+            home=self.holdings.home,
+            version=__version__,
+            room_bytes=self._room_bytes(),
         )
+
+    def _room_bytes(self) -> int | None:
+        try:
+            room = self._store.room().for_good
+        except CorruptError as error:
+            log.warning("%s", error)
+            return 0
+        return None if math.isinf(room) else int(room)
 
     def status(self) -> PeerStatus:
         return status_of(
@@ -213,7 +243,7 @@ class PeerNode:
         self._note_contacts()
         self._save_state()
         self._asking = asyncio.ensure_future(self._keep_asking(joined=not knows_others))
-        for chore in (self._asking, self.watch.start(), self.repair.start()):
+        for chore in (self._asking, self.watch.start(), self.repair.start(), self.scrub.start()):
             chore.add_done_callback(_tell_failure)
 
     async def _catch_up(self) -> None:
@@ -239,6 +269,7 @@ class PeerNode:
             await self._access_log.close()
         await self.watch.close()
         await self.repair.close()
+        await self.scrub.close()
         await self.news.close()
         await self.sites.close()
         await self.reader.close()
@@ -355,6 +386,8 @@ class PeerNode:
     def _lives(self, signed: Signed) -> None:
         """A version is served from now on."""
         if self.holdings.keeps(signed.record.site):
+            self._state.served = signed.record.seq
+            self._save_soon()
             self.news.spread(signed)
             self.repair.has_version()
 
@@ -380,6 +413,9 @@ class PeerNode:
         self.repair.met(event)
         if isinstance(event, ContactReturned):
             self.news.remind(event.contact)
+        self._save_soon()
+
+    def _save_soon(self) -> None:
         if self._saving is None and not self._is_closing:
             self._saving = asyncio.ensure_future(self._save_contacts())
             self._saving.add_done_callback(_tell_failure)
@@ -427,7 +463,7 @@ async def start_peer(
     The sockets that it listens on are the running loop's; `connector` makes its connections, and
     `writer` what its commits run on.
     """
-    store = open_store(options.data)
+    store = open_store(options.data, options.disk_bytes)
     try:
         node = PeerNode(options, store, wall, entropy, connector, writer)
     except BaseException:

@@ -1,4 +1,5 @@
-"""What a peer remembers of itself between runs: its id, its home site, whom it knew.
+"""What a peer remembers of itself between runs: its id, its home site and up to which version it
+served that, whom it knew.
 
 One small file of plain JSON in the peer's directory, validated when it is read, replaced whole and
 synced when it is written.
@@ -23,10 +24,15 @@ _Row = tuple[NodeIdHex, str, Port]
 
 
 class PeerState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`node_id` is 20 bytes in hexadecimal digits, and so is the id that begins each contact."""
+    """`node_id` is 20 bytes in hexadecimal digits, and so is the id that begins each contact.
+
+    `served` is the highest seq of the home site that was served: a peer whose database is lost
+    goes back to no version before that.
+    """
 
     node_id: NodeIdHex
     home: str | None = None
+    served: Annotated[int, msgspec.Meta(ge=0)] = 0
     contacts: Annotated[list[_Row], msgspec.Meta(max_length=CONTACTS_MAX)] = []
 
     @property

@@ -48,6 +48,7 @@ from p2pweb.records import (
     sign,
 )
 from p2pweb.store.books import Part
+from p2pweb.store.room import megabytes
 from p2pweb.store.store import Item
 
 # Bundles under way at once: one being read and signed, one on the wire, one being committed.
@@ -64,6 +65,14 @@ READERS_MAX = 3
 SAMPLES_MAX = 8
 # And none that is so long that reading it would hold up the publisher.
 SAMPLE_BYTES_MAX = 16 * 1024 * 1024
+# Peers asked for their room, in turn; more of them are taken to be alike.
+ROOMS_ASKED_MAX = 40
+# What is less than that is sent unasked: whoever has no room for it says so.
+ROOM_MATTERS_BYTES = 1024 * 1024
+# Keys are not spread evenly, and records take room beside their bytes.
+ROOM_USED_MAX = 0.9
+# Reasons told why copies are missing.
+REASONS_MAX = 8
 # Addresses printed.
 ADDRESSES_MAX = 20
 
@@ -107,6 +116,8 @@ class Summary:
     copies: int = 0
     copies_wanted: int = 0
     short: list[str] = field(default_factory=list)
+    # Why copies are missing, one sentence for each cause.
+    reasons: list[str] = field(default_factory=list)
     read_back_from: str | None = None
     not_read_back: str | None = None
     addresses: list[str] = field(default_factory=list)
@@ -265,6 +276,7 @@ class _Attempt:
         names = {*summary.changes.added, *summary.changes.changed}
         entries = [e for e in manifest.entries if not names or e.path in names]
         total = sum(encoding.size_bytes for entry in entries for encoding in entry.encodings)
+        copies = await self._affordable(summary, total) if names else self._options.copies
         self._progress.phase("sending" if names else "checking copies of", total)
         limit = asyncio.Semaphore(BUNDLES_IN_FLIGHT)
 
@@ -283,7 +295,7 @@ class _Attempt:
                     self._peer,
                     bundle,
                     read,
-                    place_copies=self._options.copies,
+                    place_copies=copies,
                     unasked=bool(names),  # The peer lacks what changed.
                 )
                 for item, answer in zip(bundle, answers, strict=True):
@@ -308,6 +320,44 @@ class _Attempt:
         except* (P2PWebError, InvalidRecordError, Overtaken, EncodingsDifferError) as errors:
             raise _first(errors) from None
 
+    async def _affordable(self, summary: Summary, total_bytes: int) -> int:
+        """How many copies of so many bytes the peers have room for, up to those wanted.
+
+        RemoteError where they have no room for one.
+        """
+        wanted = self._options.copies
+        if total_bytes < ROOM_MATTERS_BYTES:
+            return wanted
+        addresses = [self._peer, *await self._client.peers(self._peer)]
+        asked = await asyncio.gather(*map(self._room, addresses[:ROOMS_ASKED_MAX]))
+        known = [(where, room) for where, room in asked if room is not None]
+        if not known or min(room for _, room in known) >= total_bytes:
+            return wanted
+        mean = sum(min(room, total_bytes) for _, room in known) / len(known)
+        affordable = mean * len(addresses) / total_bytes
+        copies = min(wanted, max(1, int(affordable * ROOM_USED_MAX)))
+        least = sorted(known, key=lambda one: one[1])[:REASONS_MAX]
+        told = ", ".join(f"{where} {megabytes(room)}" for where, room in least)
+        if affordable < 1:
+            raise RemoteError(
+                f"the peers have no room for {megabytes(total_bytes)}: {told}; start more peers, "
+                "or give them more with --disk"
+            )
+        if copies < min(wanted, len(addresses)):
+            summary.copies_wanted = min(wanted, len(addresses))
+            summary.reasons.append(
+                f"the peers have room for {megabytes(total_bytes)} {copies} times: {told}"
+            )
+        return copies
+
+    async def _room(self, peer: Address) -> tuple[str, int | None]:
+        """What a peer says that it could still take; None where nothing is known."""
+        where = format_address(peer)
+        try:
+            return where, (await self._client.peer_info(peer)).room_bytes
+        except RemoteError:
+            return where, None
+
     def _count(self, summary: Summary, item: Item, answer: ItemAnswer) -> None:
         """Take in one answer. RemoteError where the item is not kept, Overtaken where stale."""
         path = item.signed.record.path or "the site's record"
@@ -319,13 +369,18 @@ class _Attempt:
                 raise RemoteError(f"{where} answers for {path}: {error}") from None
         if answer.state == "refused":
             raise RemoteError(f"{where} refuses {path}: {answer.why}")
+        if answer.state == "full":
+            raise RemoteError(f"{where} has no room for {path}: {answer.why}")
         if answer.wants or answer.copies < 1:
-            raise RemoteError(f"{where} has no place for {path}: no copy was made")
-        first = not summary.copies_wanted
-        summary.copies = answer.copies if first else min(summary.copies, answer.copies)
+            why = f": {_printable(answer.why)}" if answer.why else ""
+            raise RemoteError(f"{where} has no place for {path}: no copy was made{why}")
+        summary.copies = min(summary.copies or answer.copies, answer.copies)
         summary.copies_wanted = max(summary.copies_wanted, answer.wanted)
-        if answer.copies < answer.wanted and path not in summary.short[-1:]:
+        if answer.copies < summary.copies_wanted and path not in summary.short[-1:]:
             summary.short.append(path)
+            why = _printable(answer.why)
+            if why and why not in summary.reasons and len(summary.reasons) < REASONS_MAX:
+                summary.reasons.append(why)
 
     async def _send_site(self, summary: Summary, manifest: bytes, now_s: int) -> None:
         """The site record, last of all: from here on the version is live."""
@@ -449,6 +504,11 @@ def _bundles(items: Iterator[Item]) -> Iterator[list[Item]]:
 def _size(item: Item) -> int:
     parts = item.signed.record.parts(item.segment)
     return sum(blob.segment_size(segment) for blob, segment in parts)
+
+
+def _printable(text: str) -> str:
+    """What another machine says, fit for a terminal."""
+    return "".join(char for char in text if char.isprintable())
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> Exception:

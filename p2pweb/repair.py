@@ -8,8 +8,10 @@ for a while, since most that leave come back; what it kept is fetched only after
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
@@ -35,12 +37,14 @@ from p2pweb.repair_plan import (
     Due,
     Neighbours,
     Share,
+    affordable,
     plan_repairs,
     shares_of,
     whom_to_ask,
 )
 from p2pweb.sites import SiteVersion
-from p2pweb.store.store import Held, Item, Store
+from p2pweb.store.store import Full, Held, Item, Store
+from p2pweb.trim import Trim
 
 log = logging.getLogger("p2pweb.repair")
 
@@ -67,6 +71,9 @@ LOOKUPS_MAX = 64
 # The ceiling on what a peer fetches, so that repairs leave room for visitors on a link of 100
 # Mbit/s, and bodies of 10 GB come back within the hour.
 BYTES_PER_S = 4 * 1024 * 1024
+# How much of a budget repairs fill: the rest is for the next version, which comes before the last
+# one goes.
+FILLED_MAX = 0.8
 
 
 class Repair:
@@ -104,6 +111,9 @@ class Repair:
         # In which situation nothing was lacking, and how long that is relied on.
         self._settled: tuple[Signed, frozenset[NodeId], frozenset[NodeId]] | None = None
         self._settled_until = 0.0
+        self._trim = Trim(self._node_id, store, client, self.closest, run=run, write=write)
+        # There was no room for something that is due here.
+        self._is_full = False
         self.asking = asyncio.Semaphore(ASKS_MAX)
         self._busy_until = 0.0
 
@@ -122,6 +132,11 @@ class Repair:
     def has_version(self) -> None:
         """A version of the site has gone live, or is about to."""
         self._within(AFTER_VERSION_S * self._rng.uniform(1.0, 2.0))
+
+    def has_damage(self) -> None:
+        """Something was lost of what is on this peer's disk."""
+        self._settled = None
+        self._within(PAUSE_S)
 
     def met(self, event: Event) -> None:
         """A peer came or went."""
@@ -168,6 +183,8 @@ class Repair:
         situation = (version.signed, frozenset(present), frozenset(gone))
         if situation != self._settled or now >= self._settled_until:
             plan = functools.partial(plan_repairs, self._node_id, present, gone)
+            if self._is_nearly_full():
+                await self._trim.look(present, version.manifest, version.record.copies)
             if await self._fetch_lacking(version, plan):
                 self._settled = None
             else:
@@ -183,6 +200,7 @@ class Repair:
         lacking: list[Due] = []
         for start in range(0, len(due), BUNDLE_ITEMS_MAX):
             lacking += await self._lacking(due[start : start + BUNDLE_ITEMS_MAX])
+        lacking = await self._make_do(lacking)
         work = _Work(self, copies)
         for start in range(0, len(lacking), BUNDLE_ITEMS_MAX):
             await work.fetch(lacking[start : start + BUNDLE_ITEMS_MAX])
@@ -200,6 +218,26 @@ class Repair:
                 if not holds(one.share.key, one.share.record, with_bytes=one.with_bytes)
             ]
         )
+
+    def _is_nearly_full(self) -> bool:
+        room = self._store.room()
+        return self._store.has_budget and room.for_good < (1 - FILLED_MAX) * room.capacity
+
+    async def _make_do(self, lacking: Sequence[Due]) -> list[Due]:
+        """Of these, what there is room for and has to be fetched."""
+        room = self._store.room()
+        left = (
+            room.for_good - (1 - FILLED_MAX) * room.capacity if self._store.has_budget else math.inf
+        )
+        taken = affordable(lacking, max(0, min(left, room.for_good)))
+        if len(taken) < len(lacking) and not self._is_full:
+            log.warning("%d copies due here are not fetched: %s", len(lacking) - len(taken), room)
+        self._is_full = len(taken) < len(lacking)
+        keys = [one.share.key for one in taken if one.with_bytes]
+        if keys and room.passing_bytes:
+            await self._write(lambda: self._store.retain(keys))
+            taken = await self._lacking(taken)
+        return taken
 
     async def _ask_who(self, contacts: Sequence[Contact], site: SiteId) -> None:
         """Ask those of whom it is not known, of each part of the id space that is known whole, so
@@ -273,6 +311,9 @@ class Repair:
             lambda: self._store.commit([item for _, item, _ in items], segments)
         )
         await self.pace(sum(len(data.data) for data in segments))
+        for outcome in outcomes:
+            if isinstance(outcome, Full):
+                raise OSError(errno.ENOSPC, outcome.why)
         return items, [isinstance(one, Held) and not one.wants for one in outcomes]
 
     async def fetch_bytes(self, due: Due) -> bool:

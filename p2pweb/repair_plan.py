@@ -18,6 +18,7 @@ from p2pweb.dht.contact import ID_BITS, Contact, NodeId
 from p2pweb.dht.events import ContactDown, ContactMoved, Event
 from p2pweb.manifest import Manifest
 from p2pweb.records import COPIES_MAX, FileRecord, record_key
+from p2pweb.store.room import RECORD_BYTES
 
 # The k of Kademlia: the records are with so many of the closest.
 RECORD_COPIES = COPIES_MAX
@@ -54,12 +55,20 @@ class Share:
 class Due:
     """A share that this peer should have, with the bytes or without.
 
-    `gone` is how many of those that should have it instead have left.
+    `rank` is how many others are closer to its key, `gone` how many of those that should have it
+    instead have left.
     """
 
     share: Share
     with_bytes: bool
+    rank: int
     gone: int
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of a disk."""
+        parts = self.share.record.parts(self.share.segment) if self.with_bytes else ()
+        return RECORD_BYTES + sum(blob.segment_size(segment) for blob, segment in parts)
 
 
 class Neighbours:
@@ -195,9 +204,33 @@ def plan_repairs(
         rank = now.of(share.key, RECORD_COPIES)
         if rank < RECORD_COPIES:
             left = before.of(share.key, rank + copies) - rank
-            due.append(Due(share, rank < copies, left))
+            due.append(Due(share, rank < copies, rank, left))
     due.sort(key=lambda one: (-one.gone, one.share.key))
     return due
+
+
+def spare_shares(
+    own: NodeId, present: Collection[NodeId], manifest: Manifest, copies: int
+) -> list[Share]:
+    """What `copies` others are closer to than this peer, the farthest first."""
+    ranks = Ranks(own, present)
+    ranked = [(ranks.of(share.key, RECORD_COPIES), share) for share in shares_of(manifest)]
+    far = [(rank, share) for rank, share in ranked if rank >= copies]
+    return [share for _, share in sorted(far, key=lambda one: -one[0])]
+
+
+def affordable(dues: Sequence[Due], room_bytes: float) -> list[Due]:
+    """What there is room for of these, in their order: rather the worst-off, then those that this
+    peer is closest to."""
+    left = room_bytes - sum(due.size_bytes for due in dues)
+    if left >= 0:
+        return list(dues)
+    dropped: set[bytes] = set()
+    for due in sorted(dues, key=lambda one: (one.gone, -one.rank)):
+        if left < 0:
+            dropped.add(due.share.key)
+            left += due.size_bytes
+    return [due for due in dues if due.share.key not in dropped]
 
 
 def whom_to_ask(

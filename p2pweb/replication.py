@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import SegmentData
@@ -27,7 +27,7 @@ from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer
 from p2pweb.records import COPIES_MAX, record_key
 from p2pweb.repair_plan import RECORD_COPIES
 from p2pweb.store.books import Part
-from p2pweb.store.store import Item, Store
+from p2pweb.store.store import Full, Held, Item, Outcome, Store
 
 log = logging.getLogger("p2pweb.replication")
 
@@ -57,6 +57,12 @@ class _Task:
     copies: int = 0
     missed: int = 0
     newer: bytes = b""
+    why: str = ""
+
+    def miss(self, why: str) -> None:
+        """One that should have a copy has none."""
+        self.missed += 1
+        self.why = self.why or why
 
     @property
     def short(self) -> int:
@@ -107,12 +113,33 @@ class Replication:
                 await self._find_candidates(short, need)
             while batches := _next_round(short):
                 await asyncio.gather(
-                    *(self._place_with(contact, batch, read) for contact, batch in batches.items())
+                    *(
+                        self._place_with(contact, batch, read)
+                        if contact is not None
+                        else self._place_here(batch)
+                        for contact, batch in batches.items()
+                    )
                 )
         return [
-            Placed(task.copies, min(task.wanted, task.copies + task.missed), task.newer)
+            Placed(task.copies, min(task.wanted, task.copies + task.missed), task.newer, task.why)
             for task in tasks
         ]
+
+    async def _place_here(self, tasks: Sequence[_Task]) -> None:
+        """Count what is on this peer's own disk; with a budget, as far as it may stay there."""
+        outcomes: Sequence[Outcome] = [Held(())] * len(tasks)
+        if self._store.has_budget:
+            items = [replace(task.item, passing=False) for task in tasks]
+            try:
+                outcomes = await self._run(lambda: self._store.commit(items))
+            except OSError as error:
+                log.error("this peer's disk refused a write: %s", error)
+                outcomes = [Full(f"its disk refused a write: {error.strerror}")] * len(tasks)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            if outcome == Held(()):
+                task.copies += 1
+            else:
+                task.miss(f"the peer published through: {getattr(outcome, 'why', 'has it not')}")
 
     async def _find_candidates(self, tasks: Sequence[_Task], need: int) -> None:
         """Tell each of the `need` peers closest to its key, but for those that it has tried."""
@@ -177,33 +204,32 @@ class Replication:
     async def _place_with(self, contact: Contact, tasks: Sequence[_Task], read: _Read) -> None:
         try:
             answers = await self._push(contact, [task.item for task in tasks], read)
-        except NotAPeerError:
-            answers = None
-            is_missed = contact in self._holders
-        except RemoteError:
-            answers, is_missed = None, True
-        if answers is None:
-            for task in tasks:
-                task.missed += is_missed
+        except RemoteError as error:
+            if contact in self._holders or not isinstance(error, NotAPeerError):
+                for task in tasks:
+                    task.miss(str(error))
             return
+        where = format_address(contact.address)
         for task, answer in zip(tasks, answers, strict=True):
             if answer.is_whole:
                 task.copies += 1
             elif answer.state == "held":
-                task.missed += 1  # It keeps the record, and the bytes did not reach it.
+                task.miss(f"the bytes did not reach {where}")
+            elif answer.state == "full":
+                task.miss(f"{where}: {answer.why}")
             elif answer.state == "stale":
                 try:
                     seq = answer.proved_seq(task.item.signed)
                 except InvalidMessageError as error:
-                    log.warning("%s answers %s", format_address(contact.address), error)
-                    task.missed += 1
+                    log.warning("%s answers %s", where, error)
+                    task.miss(f"{where} answers {error}")
                 else:
                     # A peer behind the live version, or ahead of nothing, refuses what lives.
                     record = task.item.signed.record
                     if seq > self._store.live_seq(record.site) or not self._store.is_live(record):
                         task.newer = answer.newer
                     else:
-                        task.missed += 1
+                        task.miss(f"{where} is behind")
 
     async def _push(
         self, contact: Contact, items: Sequence[Item], read: _Read
@@ -253,17 +279,14 @@ class Replication:
             return None
 
 
-def _next_round(tasks: Sequence[_Task]) -> dict[Contact, list[_Task]]:
+def _next_round(tasks: Sequence[_Task]) -> dict[Contact | None, list[_Task]]:
     """Everybody whose turn it is, all at once; another round is for what failed."""
-    batches: dict[Contact, list[_Task]] = {}
+    batches: dict[Contact | None, list[_Task]] = {}
     for task in tasks:
         for _ in range(min(task.short, len(task.candidates))):
             contact = task.candidates.popleft()
             task.tried.add(contact)
-            if contact is None:
-                task.copies += 1
-            else:
-                batches.setdefault(contact, []).append(task)
+            batches.setdefault(contact, []).append(task)
     return batches
 
 

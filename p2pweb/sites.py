@@ -31,7 +31,7 @@ from p2pweb.records import (
     site_name,
 )
 from p2pweb.store.live import order_of
-from p2pweb.store.store import Item, Store
+from p2pweb.store.store import Full, Item, Store
 
 log = logging.getLogger("p2pweb.sites")
 
@@ -94,14 +94,17 @@ class Sites:
         run: Runner,
         keeps: Callable[[SiteId], bool],
         lives: Callable[[Signed], None],
+        served: Callable[[SiteId], int] = lambda _: 0,
     ) -> None:
-        """`lives` is told each site's record that is served from now on."""
+        """`lives` is told each site's record that is served from now on; `served` knows the highest
+        seq of a site served in an earlier run, 0 for none."""
         self._store = store
         self._overlay = overlay
         self._reader = reader
         self._run = run
         self._keeps = keeps
         self._lives = lives
+        self._served = served
         self._known: OrderedDict[SiteId, _Known] = OrderedDict()
         self._refreshes: dict[SiteId, asyncio.Task[None]] = {}
         # The highest version of each site ever served here, manifests that were forgotten included.
@@ -299,7 +302,11 @@ class Sites:
         version, data = await self._open(signed)
         if not is_kept and self._keeps(version.record.site):
             try:
-                await self._run(lambda: self._store.commit([Item(signed)], segments_of(data)))
+                kept = await self._run(
+                    lambda: self._store.commit([Item(signed)], segments_of(data))
+                )
+                if isinstance(kept[0], Full):
+                    log.error("version %d is not on this disk: %s", signed.record.seq, kept[0].why)
             except InvalidBlockError:
                 log.debug("the store has a newer version of %s", version.record.site)
             except OSError as error:
@@ -319,6 +326,8 @@ class Sites:
     def _is_higher(self, signed: Signed, known: _Known) -> bool:
         if known.version is not None:
             return order_of(signed) > order_of(known.version.signed)
+        if signed.record.seq < self._served(signed.record.site):
+            return False
         floors = (self._highest.get(signed.record.site), known.floor)
         return all(floor is None or order_of(signed) >= order_of(floor) for floor in floors)
 

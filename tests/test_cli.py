@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
 import socket
+import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
@@ -157,10 +159,11 @@ def test_a_data_directory_that_is_a_file_or_damaged_is_named(tmp_path: Path) -> 
     flags = ("up", "--host", "127.0.0.1", "--port", str(free_ports(1)[0]), "--data")
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in fault_of(*flags, str(tmp_path / "file"))
-    damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    (damaged / "records.sqlite").write_bytes(b"no database " * 100)
-    assert "records.sqlite cannot be used" in fault_of(*flags, str(damaged))
+    later = tmp_path / "later"
+    later.mkdir()
+    with contextlib.closing(sqlite3.connect(later / "records.sqlite")) as database:
+        database.execute("PRAGMA user_version = 99")
+    assert "made by a newer p2pweb" in fault_of(*flags, str(later))
     state = tmp_path / "state"
     state.mkdir()
     (state / "peer.json").write_text("{")

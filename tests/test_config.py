@@ -25,6 +25,8 @@ data = "data/8001"
 access_log = "access.log"
 access_log_format = "json"
 range_limit = 0
+disk = "50GB"
+scrub_days = 7
 """
 
 
@@ -52,6 +54,8 @@ def test_whole_file_is_read(path: Path) -> None:
         access_log=path.parent / "access.log",
         access_log_format="json",
         range_limit=0,
+        disk=50_000_000_000,
+        scrub_days=7.0,
     )
 
 
@@ -89,6 +93,12 @@ def test_absolute_data_folder_stays(path: Path) -> None:
         ('home = "x"', "'x' is no site id: it has 52 characters a-z and 2-7"),
         ("data = []", "it takes a text in quotes"),
         ('access_log_format = "common"', "an access log is one of combined, json"),
+        ('disk = "lots"', "'lots' is no size: write one as 50GB or 512MiB"),
+        ('disk = "1MB"', "'1MB' is too little for a peer: give it 32MB at least"),
+        ("disk = 50", "it takes a text in quotes"),
+        ('scrub_days = "7"', "it takes a number of days"),
+        ("scrub_days = true", "it takes a number of days"),
+        ("scrub_days = 0", "it takes 0.01 to 3650 days"),
         ("range_limit = -1", "a range limit is a number from 0, which is no limit"),
         ("range_limit = true", "a range limit is a number from 0, which is no limit"),
         ('range_limit = "16"', "a range limit is a number from 0, which is no limit"),
@@ -98,7 +108,7 @@ def test_wrong_value_is_named_with_file_line_and_key(path: Path, line: str, why:
     key = line.split()[0]
     others = "".join(one for one in WHOLE.splitlines(True) if not one.startswith(key))
     said = fault(path, f"{others}# {key} = comment\n\n{line}\n")
-    assert said == f"node.toml, line 10, key '{key}': {why}"
+    assert said == f"node.toml, line 12, key '{key}': {why}"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +127,8 @@ def test_unknown_key_is_named_with_its_line(path: Path, line: str, key: str) -> 
     said = fault(path, f"port = 1\n\n{line}\n")
     assert said == (
         f"node.toml, line 3, key '{key}': there is no such key; "
-        "known are port, host, join, home, data, access_log, access_log_format, range_limit"
+        "known are port, host, join, home, data, access_log, access_log_format, range_limit, "
+        "disk, scrub_days"
     )
 
 

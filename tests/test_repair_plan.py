@@ -20,8 +20,10 @@ from p2pweb.repair_plan import (
     SPARE_S,
     Neighbours,
     Ranks,
+    affordable,
     plan_repairs,
     shares_of,
+    spare_shares,
     whom_to_ask,
 )
 
@@ -221,3 +223,40 @@ def test_nobody_is_asked_twice_for_a_key_and_a_key_without_anybody_is_left_out()
     key, lost = ids(2, seed=2)
     asks = whom_to_ask({key: {one}, lost: {one, other}}, lambda _: [one, other], COPIES)
     assert asks == {other: [key]}
+
+
+# Room
+
+
+def test_where_there_is_room_for_all_all_stay_in_their_order() -> None:
+    own, *others = ids(30)
+    due = plan_repairs(own, others, [], shares_of(manifest(50)), COPIES)
+    assert affordable(due, sum(one.size_bytes for one in due)) == due
+
+
+def test_without_room_for_all_the_worst_off_come_first_and_then_the_closest() -> None:
+    own, *others = ids(30)
+    due = plan_repairs(own, others[5:], others[:5], shares_of(manifest(50, 5_000)), COPIES)
+    assert len({one.gone for one in due}) > 1
+    room = sum(one.size_bytes for one in due) // 3
+    kept = affordable(due, room)
+    assert kept == [one for one in due if one in kept]
+    assert 0.8 * room < sum(one.size_bytes for one in kept) <= room
+    worst = min((one.gone, -one.rank) for one in kept)
+    assert all((one.gone, -one.rank) <= worst for one in due if one not in kept)
+    assert affordable(due, 0) == []
+
+
+def test_what_enough_others_are_closer_to_is_spared_the_farthest_first() -> None:
+    own, *others = ids(15)
+    spared = spare_shares(own, others, manifest(60), COPIES)
+    ranks = [closer(own, others, share.key) for share in spared]
+    assert ranks == sorted(ranks, reverse=True)
+    assert min(ranks) == COPIES
+    due = {
+        one.share.key
+        for one in plan_repairs(own, others, [], shares_of(manifest(60)), COPIES)
+        if one.with_bytes
+    }
+    assert len(due) + len(spared) == 60
+    assert not due & {share.key for share in spared}

@@ -29,7 +29,8 @@ from p2pweb.keys import SiteKey
 from p2pweb.records import Encoding, FileRecord, record_key, sign
 from p2pweb.replication import Replication
 from p2pweb.store.books import Part
-from p2pweb.store.store import Held, Item, Outcome, Refused, Store, memory_store
+from p2pweb.store.opening import memory_store
+from p2pweb.store.store import Held, Item, Outcome, Refused, Store
 
 T = TypeVar("T")
 
@@ -82,6 +83,7 @@ class Bundles(PeerClient):
         segments: Sequence[SegmentData] = (),
         *,
         place_copies: int | None = None,
+        passing: bool = False,
     ) -> tuple[ItemAnswer, ...]:
         self.sent.append((address, tuple(items), tuple(segments), place_copies))
         if self.lies:

@@ -20,7 +20,8 @@ from p2pweb.keys import SiteKey
 from p2pweb.manifest import Manifest
 from p2pweb.records import SiteRecord, sign
 from p2pweb.sites import REFRESH_S, UNKNOWN_S, Sites
-from p2pweb.store.store import Held, Item, Store, memory_store
+from p2pweb.store.opening import memory_store
+from p2pweb.store.store import Held, Item, Store
 
 T = TypeVar("T")
 

@@ -27,6 +27,7 @@ from p2pweb.errors import CorruptError, UsageError
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Entry, Manifest
 from p2pweb.records import Encoding, FileRecord, Signed, SiteRecord, record_key, sign
+from p2pweb.store.opening import memory_store, open_store
 from p2pweb.store.store import (
     INLINE_BYTES_MAX,
     Held,
@@ -34,8 +35,6 @@ from p2pweb.store.store import (
     Refused,
     Stale,
     Store,
-    memory_store,
-    open_store,
 )
 
 KEY = SiteKey(bytes(range(32)))
@@ -552,7 +551,7 @@ _WRITER = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from p2pweb.store.store import open_store
+from p2pweb.store.opening import open_store
 from test_store import content, put
 store = open_store(Path({folder!r}))
 for number in range(1_000_000):

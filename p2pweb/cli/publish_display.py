@@ -86,6 +86,8 @@ def print_summary(summary: Summary, seconds: float, dry_run: bool) -> None:
     for path in summary.short[:NAMES_PRINTED_MAX]:
         click.echo(f"short of copies: {path}", err=True)
     _print_rest(len(summary.short))
+    for reason in summary.reasons:
+        click.echo(f"  {reason}", err=True)
     for url in summary.addresses:
         click.echo(f"  {url}")
 

@@ -12,9 +12,19 @@ from p2pweb.address import Address
 from p2pweb.cli.options import ACCESS_LOG, ACCESS_LOG_FORMAT, ADDRESS, PATH, Parsed, open_access_log
 from p2pweb.cli.places import data_home
 from p2pweb.cli.running import log_to_stderr, run, stop_on_signals
-from p2pweb.config import PORT_DEFAULT, NodeFile, parse_host, parse_site, read_node_file
+from p2pweb.config import (
+    PORT_DEFAULT,
+    SCRUB_DAYS_MAX,
+    SCRUB_DAYS_MIN,
+    NodeFile,
+    parse_host,
+    parse_site,
+    read_node_file,
+)
 from p2pweb.dht.settings import DEFAULTS
 from p2pweb.node import PeerOptions, start_peer
+from p2pweb.scrub import DAYS_DEFAULT
+from p2pweb.store.room import parse_budget
 
 
 @click.command()
@@ -34,6 +44,19 @@ from p2pweb.node import PeerOptions, start_peer
     type=Parsed("SITE", parse_site),
     help="The site on the bare address. Default: that of the peer joined, or the first published.",
 )
+@click.option(
+    "--disk",
+    metavar="SIZE",
+    type=Parsed("SIZE", parse_budget),
+    help="The most that the data directory may hold, as 50GB. Default: what its disk has room for.",
+)
+@click.option(
+    "--scrub-days",
+    type=click.FloatRange(SCRUB_DAYS_MIN, SCRUB_DAYS_MAX),
+    metavar="DAYS",
+    help="In how many days everything on the disk is read again and proved. "
+    f"Default: {DAYS_DEFAULT:.0f}.",
+)
 @ACCESS_LOG
 @ACCESS_LOG_FORMAT
 @click.option(
@@ -51,6 +74,8 @@ def up(
     join: tuple[Address, ...],
     data: Path | None,
     home: str | None,
+    disk: int | None,
+    scrub_days: float | None,
     access_log: Path | None,
     access_log_format: str | None,
     range_limit: int | None,
@@ -66,6 +91,8 @@ def up(
         hosts=host or given.host or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0",),  # noqa: S104
         join=join or given.join or (),
         home=parse_site(home) if home else given.home,
+        disk_bytes=disk or given.disk,
+        scrub_days=scrub_days or given.scrub_days or DAYS_DEFAULT,
         access_log=open_access_log(
             access_log or given.access_log, access_log_format or given.access_log_format
         ),

@@ -4,6 +4,8 @@ Each call raises RemoteError with one sentence that begins with the peer's addre
 wrong there: nobody listening, too slow, not a peer, bytes that are not what their root says.
 """
 
+import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import aiohttp
@@ -21,7 +23,7 @@ from p2pweb.blobs import (
     check_block,
     check_hashes,
 )
-from p2pweb.errors import NotAPeerError, RemoteError
+from p2pweb.errors import BusyError, NotAPeerError, RemoteError
 from p2pweb.exchange import wire
 from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo, PeerStatus
 from p2pweb.keys import SiteId
@@ -53,6 +55,9 @@ SMALL_ANSWER_BYTES_MAX = 64 * 1024
 # So few bytes go along with their records, asked for or not: on most ways the question whether
 # they are lacking takes longer than they do.
 SENT_UNASKED_BYTES_MAX = 32 * 1024
+# A publisher whose peer has too much under way tries again so often, with such pauses.
+BUSY_TRIES_MAX = 60
+BUSY_PAUSE_S = 1.0
 
 ConnectorFactory = Callable[[], aiohttp.BaseConnector]
 
@@ -164,19 +169,31 @@ class PeerClient:
         segments: Sequence[SegmentData] = (),
         *,
         place_copies: int | None = None,
+        passing: bool = False,
     ) -> tuple[ItemAnswer, ...]:
-        """Have a peer keep a bundle, and with `place_copies` place it; one answer for each item."""
+        """Have a peer keep a bundle, and with `place_copies` place it; one answer for each item.
+
+        `passing` says that it will be asked to place it later.
+        """
         place = place_copies is not None
-        answer = await self._ask(
-            address,
-            "POST",
-            wire.PREFIX + ("publish" if place else "bundle"),
-            lambda data: wire.decode_answers(data, len(items)),
-            body=wire.encode_bundle(items, segments, place_copies or 0),
-            headers={"Content-Type": wire.BUNDLE_MEDIA_TYPE},
-            limit_bytes=wire.ANSWER_BYTES_MAX,
-            idle_s=PLACE_S if place else COMMIT_S,
-        )
+        body = wire.encode_bundle(items, segments, place_copies or 0)
+        for attempt in itertools.count(1):
+            try:
+                answer = await self._ask(
+                    address,
+                    "POST",
+                    wire.PREFIX + ("publish" if place else "pass" if passing else "bundle"),
+                    lambda data: wire.decode_answers(data, len(items)),
+                    body=body,
+                    headers={"Content-Type": wire.BUNDLE_MEDIA_TYPE},
+                    limit_bytes=wire.ANSWER_BYTES_MAX,
+                    idle_s=PLACE_S if place else COMMIT_S,
+                )
+                break
+            except BusyError:
+                if not (place or passing) or attempt == BUSY_TRIES_MAX:
+                    raise
+                await asyncio.sleep(BUSY_PAUSE_S)
         return _present(answer, address)
 
     async def copies(
@@ -229,7 +246,8 @@ class PeerClient:
             sent = await read(few)
         # Where all went along, there is nothing left to ask, and the peer can place them at once.
         at_once = place_copies if few and len(sent) == len(few) else None
-        answers = await self.send(address, items, sent, place_copies=at_once)
+        passing = place_copies is not None
+        answers = await self.send(address, items, sent, place_copies=at_once, passing=passing)
         try:
             # Nobody is owed the bytes of a record that it is sent without them.
             wants = dict.fromkeys(
@@ -288,7 +306,8 @@ class PeerClient:
                     return None
                 data = await _read(response, limit_bytes)
                 if response.status not in (200, 206):
-                    raise RemoteError(f"{where} answers {response.status}: {_first_line(data)}")
+                    fault = BusyError if response.status == 503 else RemoteError
+                    raise fault(f"{where} answers {response.status}: {_first_line(data)}")
                 return decode(data)
         except (InvalidMessageError, InvalidRecordError, InvalidBlockError) as error:
             raise RemoteError(f"{where} sent what it should not: {error}") from None

@@ -7,9 +7,10 @@ that those records name: no other authority counts. The upper layers are the few
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -27,9 +28,9 @@ from p2pweb.http.messages import Refusal, Request, Response
 from p2pweb.http.plan import Planner, Representation, Resource
 from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteId, is_site_id
-from p2pweb.records import InvalidRecordError, Signed, open_record
+from p2pweb.records import InvalidRecordError, Signed, SiteRecord, open_record
 from p2pweb.store.books import Part
-from p2pweb.store.store import Item, Outcome, Refused, Store
+from p2pweb.store.store import Full, Item, Outcome, Refused, Store
 
 log = logging.getLogger("p2pweb.exchange")
 
@@ -69,6 +70,8 @@ class Placed:
     copies: int
     wanted: int
     newer: bytes = b""
+    why: str = ""
+    """Why there are fewer copies than wanted, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +111,10 @@ class PeerService:
     ) -> Response:
         """Answer a request whose decoded path begins with `wire.PREFIX`."""
         kind, _, rest = path.removeprefix(wire.PREFIX).partition("/")
-        if kind in ("bundle", "publish") and not rest:
+        if kind in ("bundle", "pass", "publish") and not rest:
             if request.method != "POST":
                 return method_not_allowed(("POST",))
-            return await self._take_bundle(request, body, place=kind == "publish")
+            return await self._take_bundle(request, body, kind)
         if kind == "copies" and not rest:
             if request.method != "POST":
                 return method_not_allowed(("POST",))
@@ -190,15 +193,27 @@ class PeerService:
                 status=200, fields=_fields(wire.BUNDLE_MEDIA_TYPE, "no-store"), body=data
             )
 
-    async def _take_bundle(self, request: Request, body: RequestBody, *, place: bool) -> Response:
+    async def _take_bundle(self, request: Request, body: RequestBody, kind: str) -> Response:
+        """Keep a bundle: for good, or, where it is published through this peer, to place it."""
         if request.field(b"content-type") != wire.BUNDLE_MEDIA_TYPE.encode():
             raise Refusal(415, f"a bundle is sent as {wire.BUNDLE_MEDIA_TYPE}")
+        with contextlib.ExitStack() as placing:
+            return await self._take_bundle_while(placing, request, body, kind)
+
+    async def _take_bundle_while(
+        self, placing: contextlib.ExitStack, request: Request, body: RequestBody, kind: str
+    ) -> Response:
         pieces: list[bytes] = []
         try:
             if not await self._read_body(body, pieces, wire.BUNDLE_BYTES_MAX):
                 return _busy()
             async with self._commits:
                 bundle, items = await self._open(b"".join(pieces))
+                if kind != "bundle" and self._store.has_budget:
+                    items = [_to_pass(one) for one in items]
+                    placing.enter_context(
+                        self._store.placing([one for one in items if isinstance(one, Item)])
+                    )
                 segments = bundle.segments()
                 outcomes = await self._keep(items, segments)
         except (InvalidMessageError, InvalidBlockError) as error:
@@ -209,6 +224,9 @@ class PeerService:
         finally:
             self._held_bytes -= sum(map(len, pieces))
             pieces.clear()
+        full = [outcome for outcome in outcomes if isinstance(outcome, Full)]
+        if any(outcome.for_now for outcome in full):
+            return _busy()
         answers = [ItemAnswer.of(outcome) for outcome in outcomes]
         whole = [
             item
@@ -216,7 +234,9 @@ class PeerService:
             if isinstance(item, Item) and answer.is_whole
         ]
         self._duties.kept(whole)
-        if place:
+        if full and not whole:
+            return _plain(507, full[0].why)
+        if kind == "publish":
             copies, at_hand = bundle.copies, _at_hand(segments)
             del bundle, segments  # Counted as memory no longer, and placing may take minutes.
             placed = iter(await self._duties.place(whole, copies, at_hand))
@@ -342,7 +362,9 @@ def _copies(store: Store, wanted: Sequence[tuple[bytes, bool]]) -> bytes:
 def _with_copies(answer: ItemAnswer, placed: Placed) -> ItemAnswer:
     if placed.newer:
         return ItemAnswer("stale", newer=placed.newer)
-    return msgspec.structs.replace(answer, copies=placed.copies, wanted=placed.wanted)
+    return msgspec.structs.replace(
+        answer, copies=placed.copies, wanted=placed.wanted, why=placed.why[: wire.WHY_CHARS_MAX]
+    )
 
 
 def _open_bundle(data: bytes) -> tuple[wire.Bundle, list[Item | Refused]]:
@@ -358,6 +380,13 @@ def _open_items(bundle: wire.Bundle) -> list[Item | Refused]:
         except InvalidRecordError as error:
             items.append(Refused(str(error)))
     return items
+
+
+def _to_pass(item: Item | Refused) -> Item | Refused:
+    """A file's copies go to others; a site's own record stays on every peer of it."""
+    if isinstance(item, Refused) or isinstance(item.signed.record, SiteRecord):
+        return item
+    return replace(item, passing=True)
 
 
 def _at_hand(segments: Sequence[SegmentData]) -> Sequence[SegmentData]:

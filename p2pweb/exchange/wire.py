@@ -25,7 +25,7 @@ from p2pweb.records import (
     open_record,
 )
 from p2pweb.store.books import Part
-from p2pweb.store.store import Held, Item, Outcome, Stale
+from p2pweb.store.store import Full, Held, Item, Outcome, Stale
 
 _T = TypeVar("_T")
 
@@ -43,6 +43,8 @@ BUNDLE_DATA_BYTES = SEGMENT_BYTES
 # That, the hashes of the longest blob (128 KiB), 256 records, and framing.
 BUNDLE_BYTES_MAX = 6 * 1024 * 1024
 ANSWER_BYTES_MAX = 1024 * 1024
+# One sentence: so many answers of this length fit.
+WHY_CHARS_MAX = 500
 # So many keys of 20 bytes, and framing.
 KEYS_BYTES_MAX = 16 * 1024
 
@@ -72,12 +74,16 @@ class InvalidMessageError(Exception):
 
 
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Who answers at an address. `p2pweb` is the protocol's number, and marks a peer as one."""
+    """Who answers at an address. `p2pweb` is the protocol's number, and marks a peer as one.
+
+    `room_bytes` is what it could still take of its site; None where it does not say.
+    """
 
     p2pweb: int
     id: str
     home: str | None
     version: str
+    room_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
     @property
     def home_site(self) -> SiteId | None:
@@ -170,17 +176,17 @@ class Bundle(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class ItemAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What became of one item: `state` is held, stale or refused.
+    """What became of one item: `state` is held, stale, refused or full.
 
     Held: `wants` are the (size, root, segment) still lacking, and after `publish`, `copies` of
-    `wanted` are on disks. Stale: `newer` is a signed record of the same site that shows it.
-    Refused: `why`.
+    `wanted` are on disks, and `why` not all. Stale: `newer` is a signed record of the same site
+    that shows it. Refused, or full, which is for want of room: `why`.
     """
 
-    state: Literal["held", "stale", "refused"]
+    state: Literal["held", "stale", "refused", "full"]
     wants: tuple[tuple[int, bytes, int], ...] = ()
     newer: Annotated[bytes, msgspec.Meta(max_length=RECORD_BYTES_MAX)] = b""
-    why: str = ""
+    why: Annotated[str, msgspec.Meta(max_length=WHY_CHARS_MAX)] = ""
     copies: Copies = 0
     wanted: Copies = 0
 
@@ -192,7 +198,7 @@ class ItemAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
             return cls("held", wants=named, copies=copies, wanted=wanted)
         if isinstance(outcome, Stale):
             return cls("stale", newer=outcome.newer)
-        return cls("refused", why=outcome.why)
+        return cls("full" if isinstance(outcome, Full) else "refused", why=outcome.why)
 
     @property
     def parts(self) -> list[Part]:

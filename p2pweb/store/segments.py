@@ -5,12 +5,16 @@ bytes and gives the file its name, `sync` makes the names durable. Nothing here 
 the door's work (`store.store`), before the bytes come here and after they leave.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BLOCKS, BlobId
+
+# File systems give a file whole pages of this.
+PAGE_BYTES = 4_096
 
 
 class Segments(Protocol):
@@ -31,8 +35,13 @@ class Segments(Protocol):
     def remove(self, blob: BlobId, segment: int) -> None:
         """Forget a segment; nothing happens where there is none."""
 
-    def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> None:
-        """Remove whatever a crash left behind that no book names."""
+    def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> list[tuple[BlobId, int]]:
+        """Remove whatever a crash left behind that no book names; those of the known that are not
+        here, or not of their length."""
+
+    @property
+    def used_bytes(self) -> int:
+        """What the disk has given for all of them."""
 
 
 class SegmentFolder:
@@ -41,6 +50,7 @@ class SegmentFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._unsynced: list[Path] = []
+        self._used_bytes = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def _path(self, blob: BlobId, segment: int) -> Path:
@@ -62,6 +72,7 @@ class SegmentFolder:
         except OSError:
             unfinished.unlink(missing_ok=True)  # On a full disk, half a segment helps nobody.
             raise
+        self._used_bytes += _on_disk(len(data))
         self._unsynced.append(path.parent)
 
     def sync(self) -> None:
@@ -83,13 +94,25 @@ class SegmentFolder:
             return None
 
     def remove(self, blob: BlobId, segment: int) -> None:
-        self._path(blob, segment).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._path(blob, segment).unlink()
+            self._used_bytes -= _on_disk(blob.segment_size(segment))
 
-    def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> None:
-        wanted = {self._path(blob, segment) for blob, segment in known}
+    def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> list[tuple[BlobId, int]]:
+        wanted = {self._path(blob, segment): (blob, segment) for blob, segment in known}
+        self._used_bytes = 0
         for path in sorted(self._folder.glob("??/*")):
-            if path not in wanted:
+            place = wanted.get(path)
+            if place is not None and path.stat().st_size == place[0].segment_size(place[1]):
+                self._used_bytes += _on_disk(path.stat().st_size)
+                del wanted[path]
+            elif not path.is_dir():
                 path.unlink(missing_ok=True)
+        return list(wanted.values())
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes
 
 
 class SegmentShelf:
@@ -113,6 +136,15 @@ class SegmentShelf:
     def remove(self, blob: BlobId, segment: int) -> None:
         self._data.pop((blob, segment), None)
 
-    def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> None:
-        wanted = set(known)
+    def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> list[tuple[BlobId, int]]:
+        wanted = dict.fromkeys(known)
         self._data = {place: data for place, data in self._data.items() if place in wanted}
+        return [place for place in wanted if place not in self._data]
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(map(len, self._data.values()))
+
+
+def _on_disk(size_bytes: int) -> int:
+    return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES

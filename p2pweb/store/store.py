@@ -8,7 +8,8 @@ A key keeps the records that somebody may still need: those that the live versio
 those that the one before names (downloads under way, peers that have not switched), and the newest
 of those that are newer than the live version (a publish under way, or one that failed). The bare
 number of a record does not tell whether it lives: a publish that failed leaves records behind.
-Bytes that no kept record warrants are freed.
+Bytes that no kept record warrants are freed. What there is no room for is answered `Full`, but for
+what is only passed on: that goes when something else comes, the oldest first.
 
 Synchronous. Reads and writes use one connection each, so a reader never waits for a commit; each
 may be called from any one thread at a time.
@@ -18,14 +19,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
-import os
+import math
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Protocol
 
 from p2pweb import records
 from p2pweb.blobs import (
@@ -36,13 +37,14 @@ from p2pweb.blobs import (
     check_block,
     check_hashes,
 )
-from p2pweb.errors import CorruptError, UsageError
+from p2pweb.errors import CorruptError
 from p2pweb.keys import SiteId
 from p2pweb.manifest import InvalidManifestError, Manifest
 from p2pweb.records import InvalidRecordError, Record, Signed, SiteRecord, open_record, payload_of
-from p2pweb.store.books import Books, Part, Row, connect
+from p2pweb.store.books import Books, Part, Row
 from p2pweb.store.live import LiveVersion, order_of
-from p2pweb.store.segments import SegmentFolder, Segments, SegmentShelf
+from p2pweb.store.room import RECORD_BYTES, Room
+from p2pweb.store.segments import Segments
 
 log = logging.getLogger("p2pweb.store")
 
@@ -51,15 +53,21 @@ INLINE_BYTES_MAX = 64 * 1024
 # A publisher that fails and tries again leaves a newer record each time; only the site's key can
 # make them, and two are what a retry needs.
 UNPUBLISHED_KEPT = 2
+# Blobs of which it is known that they were read, to keep those longer: some 200 bytes each.
+READ_LATELY_MAX = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A verified record to keep at the key of one of its segments, with its bytes or without."""
+    """A verified record to keep at the key of one of its segments, with its bytes or without.
+
+    `passing` is for those that are to be placed on other peers, and may then go.
+    """
 
     signed: Signed
     segment: int = 0
     with_bytes: bool = True
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,18 @@ class Refused:
     why: str
 
 
-Outcome = Held | Stale | Refused
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Not kept, for want of room; `why` says how much is used.
+
+    With `for_now`, there will be room when what is being passed on has gone.
+    """
+
+    why: str
+    for_now: bool = False
+
+
+Outcome = Held | Stale | Refused | Full
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +114,63 @@ class Kept:
     has_bytes: bool
 
 
-class Store:
-    """Open with `open_store` or `memory_store`; `close` when done."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A look through some rows: the row to go on after, how many they were and what part of all
+    bytes, and how many were damaged."""
 
-    def __init__(
-        self, writer: Books, reader: Books, segments: Segments, folder_lock: int | None = None
-    ) -> None:
+    after: int
+    rows: int
+    share: float
+    damaged: int
+
+
+class Place(Protocol):
+    """Where a store lies."""
+
+    limit_bytes: int | None
+    """The budget; None for none."""
+
+    def free_bytes(self) -> float:
+        """What its disk has left; infinity for memory."""
+
+    def check(self) -> None:
+        """OSError where it is not there any more: what is written then is lost."""
+
+    def suspect(self) -> None:
+        """The database turned out damaged: it is looked at when it is opened again."""
+
+    def close(self) -> None:
+        """Let another process have it."""
+
+
+class Store:
+    """Open with `opening.open_store` or `opening.memory_store`; `close` when done."""
+
+    def __init__(self, writer: Books, reader: Books, segments: Segments, place: Place) -> None:
         self._writer = writer
         self._reader = reader
         self._segments = segments
+        self._place = place
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock() if reader is not writer else self._write_lock
-        self._folder_lock = folder_lock
         self._unwarranted: list[Part] = []
-        segments.keep_only(writer.parts_in_files())
+        # The files of the transaction under way.
+        self._written: list[Part] = []
+        # The rows that are only passed on, the oldest first: their keys and sizes.
+        self._passing: OrderedDict[int, tuple[bytes, int]] = OrderedDict()
+        # Those of them that are being placed, by key.
+        self._placing: Counter[bytes] = Counter()
+        # What the commit under way may still take for good, and in all.
+        self._left_for_good = self._left_in_all = 0.0
+        if lost := segments.keep_only(writer.parts_in_files()):
+            log.warning("%d segments are not on this disk any more", len(lost))
+            with self._transaction():
+                for part in lost:
+                    writer.delete_segment(part)
+        self._count_passing()
+        # The blobs that somebody read, the latest last.
+        self._read_lately: OrderedDict[BlobId, None] = OrderedDict()
         # Its values are replaced after a commit and never changed: read without a lock.
         self._live = {row.site: self._load_live(row) for row in _newest(writer)}
 
@@ -117,9 +179,7 @@ class Store:
         with self._write_lock:
             self._reader.connection.close()
             self._writer.connection.close()
-            if self._folder_lock is not None:
-                os.close(self._folder_lock)
-                self._folder_lock = None
+            self._place.close()
 
     @property
     def is_writing(self) -> bool:
@@ -138,6 +198,8 @@ class Store:
         for data in segments:
             data.check()
         with self._write_lock:
+            self._place.check()
+            self._make_room(items, segments)
             with self._transaction():
                 outcomes = [self._put_record(item) for item in items]
                 refused = {
@@ -150,20 +212,19 @@ class Store:
                     self._put_segment(data, refused)
                 self._segments.sync()
                 live = self._go_live()
-                freed = self._free_unwarranted()
                 outcomes = [
                     self._wants(item, live) if isinstance(outcome, Held) else outcome
                     for item, outcome in zip(items, outcomes, strict=True)
                 ]
+                freed = self._free_unwarranted()
             self._live |= live
-            # The books no longer name them: a crash before this leaves files for `keep_only`.
-            for blob, segment in freed:
-                self._segments.remove(blob, segment)
+            self._remove_files(freed)
         return outcomes
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         connection = self._writer.connection
+        self._written.clear()
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield
@@ -171,9 +232,135 @@ class Store:
         except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
+            # The disk may be full: what no book names must not stay on it.
+            with contextlib.suppress(OSError):
+                self._remove_files(self._written)
+            self._unwarranted.clear()
+            with contextlib.suppress(sqlite3.Error):
+                self._count_passing()
             if isinstance(error, sqlite3.Error):
+                self._note_damage(error)
                 raise OSError(errno.EIO, f"the database refused a write: {error}") from None
             raise
+
+    def _note_damage(self, error: sqlite3.Error) -> None:
+        # The disk that is full, read-only or slow is an OperationalError.
+        if type(error) is sqlite3.DatabaseError:
+            self._place.suspect()
+
+    def _remove_files(self, parts: Iterable[Part]) -> None:
+        """Remove files that no book names; a crash before this leaves them for `keep_only`."""
+        for blob, segment in parts:
+            self._segments.remove(blob, segment)
+
+    # Room
+
+    @property
+    def has_budget(self) -> bool:
+        return self._place.limit_bytes is not None
+
+    def room(self) -> Room:
+        """What is used, and what there is room for."""
+        with self._reading() as books:
+            return self._room(books)
+
+    def _room(self, books: Books) -> Room:
+        limit, used = self._place.limit_bytes, 0
+        if limit is not None:
+            used = books.used_bytes() + self._segments.used_bytes
+        passing = sum(size for _, size in self._passing.values())
+        return Room(limit, self._place.free_bytes(), used, passing)
+
+    def _count_passing(self) -> None:
+        self._passing.clear()
+        for row in self._writer.passing_rows():
+            self._passing[row.id] = (row.key, _size(self._writer.parts(row)))
+
+    def _make_room(self, items: Sequence[Item], segments: Sequence[SegmentData]) -> None:
+        """Let go of what was only passed on, as far as a commit of these needs its room."""
+        room = self._room(self._writer)
+        parts = {part for item in items if item.with_bytes for part in _parts(item)}
+        parts |= {(data.blob, data.segment) for data in segments}
+        needed = _size(parts) + len(items) * RECORD_BYTES
+        if room.in_all < needed:
+            excess = needed - room.in_all
+            with self._transaction():
+                for number, (key, size_bytes) in list(self._passing.items()):
+                    if excess > 0 and key not in self._placing:
+                        excess -= size_bytes
+                        for row in self._writer.rows(key):
+                            if row.id == number:
+                                self._delete_record(row)
+                freed = self._free_unwarranted()
+            self._remove_files(freed)
+            room = self._room(self._writer)
+        if self._place.limit_bytes is not None:
+            self._writer.give_back()
+        self._left_for_good, self._left_in_all = room.for_good, room.in_all
+
+    def _take_room(self, item: Item, size_bytes: float) -> bool:
+        """Whether there is room for so many more bytes of an item; then they count as taken."""
+        is_site = isinstance(item.signed.record, SiteRecord)
+        if not item.passing and not is_site:
+            if size_bytes > self._left_for_good:
+                return False
+            self._left_for_good -= size_bytes
+        if size_bytes > self._left_in_all:
+            return False
+        self._left_in_all -= size_bytes
+        return True
+
+    def _full(self, item: Item) -> Full:
+        room = self._room(self._writer)
+        waits = item.passing and _size(_parts(item)) <= room.in_all + room.passing_bytes
+        return Full(f"the disk is full: {room}", for_now=waits)
+
+    @contextlib.contextmanager
+    def placing(self, items: Sequence[Item]) -> Iterator[None]:
+        """While these are placed on other peers, nothing else takes their room."""
+        keys = Counter(_key(item) for item in items)
+        self._placing += keys
+        try:
+            yield
+        finally:
+            self._placing -= keys
+
+    def let_pass(self, keys: Iterable[bytes]) -> None:
+        """What lies at these keys stays no longer than its room is not needed: others have it."""
+        with self._write_lock, self._transaction():
+            for row in (row for key in keys for row in self._writer.rows(key)):
+                if row.with_bytes and not row.is_site and not row.passing:
+                    self._mark_passing(row, passing=True)
+
+    def retain(self, keys: Iterable[bytes]) -> None:
+        """Of what lies at these keys to be passed on, that stays for which there is room."""
+        wanted = set(keys)
+        with self._write_lock:
+            room = self._room(self._writer)
+            self._left_for_good, self._left_in_all = room.for_good, room.in_all
+            with self._transaction():
+                for row in self._writer.passing_rows():
+                    if row.key in wanted:
+                        self._mark_passing(row, passing=False)
+
+    def _mark_passing(self, row: Row, *, passing: bool) -> bool:
+        """Whether that could be done: what stays must have its room."""
+        size_bytes = _size(self._writer.parts(row))
+        if passing:
+            self._passing[row.id] = (row.key, size_bytes)
+        else:
+            if size_bytes > self._left_for_good:
+                return False
+            self._left_for_good -= size_bytes
+            self._passing.pop(row.id, None)
+        self._writer.set_passing(row, passing=passing)
+        return True
+
+    def _delete_record(self, row: Row) -> None:
+        self._passing.pop(row.id, None)
+        self._unwarranted += self._writer.delete_record(row)
+
+    # What a commit is made of
 
     def _put_record(self, item: Item) -> Outcome:
         record = item.signed.record
@@ -187,8 +374,11 @@ class Store:
         for row in rows:
             if row.value == item.signed.value:
                 if row.with_bytes >= item.with_bytes:
-                    return Held(())
-                self._unwarranted += self._writer.delete_record(row)
+                    stays = item.passing or not (row.passing and item.with_bytes)
+                    if stays or self._mark_passing(row, passing=False):
+                        return Held(())
+                    return self._full(item)
+                self._delete_record(row)
         # Of the records newer than the live version, only one of a higher seq crowds another out:
         # what was answered Held must not go because somebody sends an old attempt again.
         live_seq = live.signed.record.seq if live else 0
@@ -197,15 +387,26 @@ class Store:
             if record.seq <= newer[-1].seq:
                 return Stale(newer[0].value)
             for row in newer[UNPUBLISHED_KEPT - 1 :]:
-                self._unwarranted += self._writer.delete_record(row)
-        self._writer.add_record(key, item.segment, item.signed, with_bytes=item.with_bytes)
+                self._delete_record(row)
+        if not self._take_room(item, RECORD_BYTES):
+            return self._full(item)
+        number = self._writer.add_record(
+            key, item.segment, item.signed, with_bytes=item.with_bytes, passing=item.passing
+        )
+        if item.passing:
+            self._passing[number] = (key, _size(_parts(item)))
         return Held(())
 
     def _wants(self, item: Item, changed: dict[SiteId, LiveVersion]) -> Outcome:
-        """Held, with what is lacking; or the version that went live just now, and took it away."""
+        """Held, with what is lacking, for which there is room; or the version that went live just
+        now, and took it away."""
         for row in self._writer.rows(_key(item)):
             if row.value == item.signed.value:
-                return Held(tuple(self._writer.missing(row)))
+                lacking = self._writer.missing(row)
+                if not lacking or self._take_room(item, _size(lacking)):
+                    return Held(tuple(lacking))
+                self._delete_record(row)
+                return self._full(item)
         return Stale(changed[item.signed.record.site].signed.value)
 
     def _put_segment(self, data: SegmentData, refused: set[Part]) -> None:
@@ -218,8 +419,16 @@ class Store:
             )
         if self._writer.has(part):
             return
-        inline = len(data.data) <= INLINE_BYTES_MAX
+        # Whoever sends bytes without their record is told when the record comes again.
+        size_bytes = len(data.data)
+        stays = self._place.limit_bytes is None or self._writer.stays(part)
+        if size_bytes > min(self._left_in_all, self._left_for_good if stays else math.inf):
+            return
+        self._left_in_all -= size_bytes
+        self._left_for_good -= size_bytes if stays else 0
+        inline = size_bytes <= INLINE_BYTES_MAX
         if not inline:
+            self._written.append(part)
             self._segments.write(data.blob, data.segment, data.data)
         self._writer.add_segment(data, inline=inline)
 
@@ -245,16 +454,23 @@ class Store:
         return changed
 
     def _forget_superseded(self, lived: Row, live: LiveVersion, before: LiveVersion | None) -> None:
-        """Delete what neither this version nor the one before names."""
+        """Delete what neither this version nor the one before names.
+
+        What the one before alone names goes too when there is no room for something else.
+        """
         kept = {lived.value, before.signed.value if before else b""}
         named = live.payloads()
+        live_now = replace(live, before=None).payloads()
         for row in self._writer.rows_of_site(lived.site):
             is_needed = row.value in kept or payload_of(row.value) in named
             # Of two publishes of one seq the other may still win; the next version frees the
             # loser's files.
             is_over = row.seq < lived.seq or (row.seq == lived.seq and row.is_site)
+            may_go = is_over and row.with_bytes and payload_of(row.value) not in live_now
             if is_over and not is_needed:
-                self._unwarranted += self._writer.delete_record(row)
+                self._delete_record(row)
+            elif self.has_budget and may_go and not (row.is_site or row.passing):
+                self._mark_passing(row, passing=True)
 
     def _load_live(self, row: Row) -> LiveVersion:
         """A live version with its manifest, if that can be read; the caller holds the writer."""
@@ -299,7 +515,11 @@ class Store:
             try:
                 yield self._reader
             except sqlite3.DatabaseError as error:
-                raise CorruptError(f"the database on this disk is damaged: {error}") from None
+                self._note_damage(error)
+                raise CorruptError(
+                    f"the database on this disk cannot be read ({error}): start the peer again, "
+                    "and it is made anew from other peers"
+                ) from None
 
     def find(self, key: bytes) -> Kept | None:
         """What a DHT key (20 bytes) holds: of a site the live version, of a path the record that
@@ -320,12 +540,18 @@ class Store:
                 row, signed = opened[0]
             return Kept(signed, row.segment, row.with_bytes and not books.missing(row))
 
+    def was_read(self, record: Record) -> bool:
+        """Whether somebody read of a record's bytes lately."""
+        return any(blob in self._read_lately for blob, _ in record.parts(0))
+
     def holds(self, key: bytes, record: Record, *, with_bytes: bool) -> bool:
-        """Whether just this record lies at a key, and, where they are asked for, all its bytes."""
+        """Whether just this record lies at a key for good, and, where they are asked for, all its
+        bytes."""
         payload = records.encode_record(record)
         with self._reading() as books:
             return any(
                 payload_of(row.value) == payload
+                and not row.passing
                 and (not with_bytes or (row.with_bytes and not books.missing(row)))
                 for row in books.rows(key)
             )
@@ -372,6 +598,10 @@ class Store:
         """
         try:
             with self._reading() as books:
+                self._read_lately[blob] = None
+                self._read_lately.move_to_end(blob)
+                while len(self._read_lately) > READ_LATELY_MAX:
+                    self._read_lately.popitem(last=False)
                 return self._read(books, blob, block)
         except _DamagedError as damage:
             with contextlib.suppress(OSError):  # On a full disk it stays, and is never used.
@@ -394,6 +624,56 @@ class Store:
                 check_block(blob, block, hashes, data)
                 return data
         raise _DamagedError(part, f"block {block} of blob {blob} on this disk is damaged")
+
+    def last_row(self) -> int:
+        """Where a look through everything may begin at the latest."""
+        with self._reading() as books:
+            return books.extent()[0]
+
+    def look_through(self, after: int, rows_max: int, size_bytes_max: int) -> Look:
+        """Prove what comes after a row, up to so many rows and about so many bytes.
+
+        What is damaged is removed. OSError or CorruptError where the disk fails.
+        """
+        with self._reading() as books:
+            _, record_count, total_bytes = books.extent()
+            found = books.records_after(after, rows_max)
+            parts = books.segments_after(after, rows_max)
+        rows = {row.id: row for row in found}
+        ends = [max(rows, default=0)] * (len(found) == rows_max)
+        size_bytes = 0
+        for number, (blob, segment) in parts:
+            size_bytes += blob.segment_size(segment)
+            if size_bytes >= size_bytes_max:
+                ends.append(number)
+                break
+        else:
+            ends += [parts[-1][0]] if len(parts) == rows_max else []
+        end = min(ends, default=math.inf)
+        records_seen = [row for row in rows.values() if row.id <= end]
+        parts_seen = [part for number, part in parts if number <= end]
+        rotten = [row for row in records_seen if _open(row) is None]
+        damaged = len(rotten)
+        for part in parts_seen:
+            try:
+                self.read_segment(*part)
+            except CorruptError as error:
+                log.warning("%s", error)
+                damaged += 1
+        if rotten:
+            with self._write_lock:
+                with self._transaction():
+                    for row in rotten:
+                        self._delete_record(row)
+                    freed = self._free_unwarranted()
+                self._remove_files(freed)
+        seen_bytes = _size(parts_seen) + RECORD_BYTES * len(records_seen)
+        return Look(
+            after=0 if math.isinf(end) else int(end),
+            rows=len(records_seen) + len(parts_seen),
+            share=seen_bytes / max(1, total_bytes + RECORD_BYTES * record_count),
+            damaged=damaged,
+        )
 
     def read_segment(self, blob: BlobId, segment: int) -> SegmentData | None:
         """A whole segment, each block proved; None where it is not here.
@@ -455,47 +735,9 @@ def _key(item: Item) -> bytes:
     return records.record_key(item.signed.record, item.segment)
 
 
-def open_store(folder: Path) -> Store:
-    """The store in a directory, made if need be, for this process alone.
-
-    UsageError where another process has it, it cannot be written, or it is damaged.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise UsageError(f"cannot use the data directory {folder}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        other = os.read(lock, 20).decode("ascii", "replace").strip()
-        os.close(lock)
-        process = f" (process {other})" if other else ""
-        raise UsageError(
-            f"the data directory {folder} is in use by another peer{process}: "
-            "stop that one, or give this one a directory of its own with --data"
-        ) from None
-    database = folder / "records.sqlite"
-    try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        writer, reader = Books(connect(str(database))), Books(connect(str(database)))
-        return Store(writer, reader, SegmentFolder(folder / "blobs"), lock)
-    except sqlite3.OperationalError as error:
-        os.close(lock)
-        raise UsageError(f"cannot use the database {database}: {error}") from None
-    except sqlite3.DatabaseError as error:
-        os.close(lock)
-        raise UsageError(
-            f"the database {database} cannot be used ({error}): move the directory {folder} away "
-            "and start again, and the other peers will still have the site"
-        ) from None
-    except OSError as error:
-        os.close(lock)
-        raise UsageError(f"cannot use the data directory {folder}: {error.strerror}") from None
+def _parts(item: Item) -> list[Part]:
+    return item.signed.record.parts(item.segment)
 
 
-def memory_store() -> Store:
-    """A store that is gone with its process."""
-    books = Books(connect(":memory:"))
-    return Store(books, books, SegmentShelf())
+def _size(parts: Iterable[Part]) -> int:
+    return sum(blob.segment_size(segment) for blob, segment in parts)
