@@ -10,6 +10,7 @@
     range_limit = 16                  # peers known of one address range; 0 is no limit
     disk = "50GB"                     # the most that the data directory may hold
     scrub_days = 14                   # in how many days everything there is read again
+    secret = "secret"                 # the file that closes the network, from this file's folder
 
 Every fault is one sentence with the file, the line and the key.
 """
@@ -50,6 +51,7 @@ class NodeFile:
     range_limit: int | None = None
     disk: int | None = None
     scrub_days: float | None = None
+    secret: Path | None = None
 
 
 def read_node_file(path: Path) -> NodeFile:
@@ -76,6 +78,7 @@ def read_node_file(path: Path) -> NodeFile:
         "range_limit": _range_limit,
         "disk": _text(parse_budget),
         "scrub_days": _days,
+        "secret": _text(lambda value: path.parent / value),
     }
     found: dict[str, object] = {}
     for key, value in table.items():

@@ -17,7 +17,7 @@ from p2pweb.exchange.service import PeerService
 from p2pweb.hosts import Hosts
 from p2pweb.http import answers
 from p2pweb.http.content import respond, respond_without_content
-from p2pweb.http.messages import SHORT_BODY_BYTES_MAX, Request, Response, Span
+from p2pweb.http.messages import SHORT_BODY_BYTES_MAX, HangUp, Refusal, Request, Response, Span
 from p2pweb.http.service import RequestBody
 from p2pweb.http.target import Target, parse_target
 from p2pweb.keys import SiteId
@@ -47,7 +47,12 @@ class Gateway:
         """Answer one request, at once where nothing must be waited for; `http.server`'s handler."""
         if request.target == b"*":
             return OPTIONS
-        target = parse_target(request.target)
+        try:
+            target = parse_target(request.target)
+        except Refusal:
+            if self._service.is_closed and request.target.startswith(wire.PREFIX.encode()):
+                raise HangUp from None
+            raise
         if target.path.startswith(wire.PREFIX):
             return self._service.handle(request, target.path, target.query, body)
         site = self._hosts.site_of(request.host)

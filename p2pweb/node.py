@@ -26,8 +26,10 @@ from p2pweb.clock import Entropy, WallClock
 from p2pweb.dht.contact import ID_BYTES, canonical_host
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
 from p2pweb.dht.overlay import Overlay
+from p2pweb.dht.seal import Seal
 from p2pweb.dht.settings import DEFAULTS
 from p2pweb.errors import CorruptError, RemoteError, UnavailableError
+from p2pweb.exchange.authorization import Gate, Prover
 from p2pweb.exchange.client import ConnectorFactory, PeerClient, tcp_connector
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.service import Duties, PeerService, Placed
@@ -49,6 +51,7 @@ from p2pweb.records import (
 from p2pweb.repair import Repair
 from p2pweb.replication import Replication
 from p2pweb.scrub import DAY_S, DAYS_DEFAULT, Scrub
+from p2pweb.secret import Secret
 from p2pweb.sites import Sites, SiteVersion
 from p2pweb.store.opening import open_store
 from p2pweb.store.store import Item, Store
@@ -85,7 +88,8 @@ T = TypeVar("T")
 class PeerOptions:
     """How to run a peer. `hosts` are IP addresses to listen on.
 
-    `range_limit` is how many contacts of one address range it knows at most; 0 is no limit.
+    `range_limit` is how many contacts of one address range it knows at most; 0 is no limit. With a
+    `secret` it deals with peers that have the same one, and with no others.
     """
 
     port: int
@@ -99,6 +103,7 @@ class PeerOptions:
     disk_bytes: int | None = None
     # In how many days everything on the disk is read again.
     scrub_days: float = DAYS_DEFAULT
+    secret: Secret | None = None
 
 
 class PeerNode:
@@ -137,6 +142,7 @@ class PeerNode:
         if home != self._state.home:
             self._state.home, self._state.served = home, 0
         self.holdings = Holdings(store, home, self._has_home, self._has_news)
+        secret = options.secret
         self.overlay = Overlay(
             node_id=self.node_id,
             records=self.holdings,
@@ -145,8 +151,9 @@ class PeerNode:
             on_event=self._met,
             settings=replace(DEFAULTS, range_limit=options.range_limit),
             known=self._state.known(),
+            seal=Seal(secret) if secret else None,
         )
-        self.client = PeerClient(connector)
+        self.client = PeerClient(connector, Prover(secret, wall) if secret else None)
         self.reader = BlobReader(store, self.client, self.overlay, self._run)
         self.sites = Sites(
             store,
@@ -183,7 +190,8 @@ class PeerNode:
             kept=self._kept,
             place=self._place,
         )
-        service = PeerService(store, duties, self._run, self._writer)
+        gate = Gate(secret, wall) if secret else None
+        service = PeerService(store, duties, self._run, self._writer, gate)
         hosts = Hosts(own_names(), lambda: self.holdings.home)
         gateway = Gateway(hosts, self.sites, self.reader, service, wall)
         self._access_log = options.access_log

@@ -59,17 +59,18 @@ class PeerProcess:
     data: Path
     join: list[int] = field(default_factory=list)
     process: subprocess.Popen[str] | None = None
+    host: str = "127.0.0.1"
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def command(self) -> list[str]:
         joins = [word for port in self.join for word in ("--join", f"127.0.0.1:{port}")]
         return ["up", "--data", str(self.data), *joins]
 
     def start(self, *flags: str) -> Self:
-        place = ("--port", str(self.port), "--host", "127.0.0.1")
+        place = ("--port", str(self.port), "--host", self.host)
         self.data.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
@@ -121,7 +122,7 @@ class PeerProcess:
 
     def get(self, path: str, method: str = "GET", **fields: str) -> Answer:
         """One request on a connection of its own, with an HTTP client that is not ours."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             names = {name.replace("_", "-"): value for name, value in fields.items()}
             connection.request(method, path, headers=names)

@@ -27,6 +27,7 @@ access_log_format = "json"
 range_limit = 0
 disk = "50GB"
 scrub_days = 7
+secret = "secret"
 """
 
 
@@ -56,6 +57,7 @@ def test_whole_file_is_read(path: Path) -> None:
         range_limit=0,
         disk=50_000_000_000,
         scrub_days=7.0,
+        secret=path.parent / "secret",
     )
 
 
@@ -99,6 +101,7 @@ def test_absolute_data_folder_stays(path: Path) -> None:
         ('scrub_days = "7"', "it takes a number of days"),
         ("scrub_days = true", "it takes a number of days"),
         ("scrub_days = 0", "it takes 0.01 to 3650 days"),
+        ("secret = 1", "it takes a text in quotes"),
         ("range_limit = -1", "a range limit is a number from 0, which is no limit"),
         ("range_limit = true", "a range limit is a number from 0, which is no limit"),
         ('range_limit = "16"', "a range limit is a number from 0, which is no limit"),
@@ -108,7 +111,7 @@ def test_wrong_value_is_named_with_file_line_and_key(path: Path, line: str, why:
     key = line.split()[0]
     others = "".join(one for one in WHOLE.splitlines(True) if not one.startswith(key))
     said = fault(path, f"{others}# {key} = comment\n\n{line}\n")
-    assert said == f"node.toml, line 12, key '{key}': {why}"
+    assert said == f"node.toml, line 13, key '{key}': {why}"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_unknown_key_is_named_with_its_line(path: Path, line: str, key: str) -> 
     assert said == (
         f"node.toml, line 3, key '{key}': there is no such key; "
         "known are port, host, join, home, data, access_log, access_log_format, range_limit, "
-        "disk, scrub_days"
+        "disk, scrub_days, secret"
     )
 
 

@@ -33,6 +33,12 @@ ADDRESS = Parsed("HOST:PORT", parse_address)
 PATH = click.Path(path_type=Path)
 
 
+SECRET = click.option(
+    "--secret",
+    type=PATH,
+    metavar="FILE",
+    help="The file of a closed network's secret: peers without it get no answers.",
+)
 ACCESS_LOG = click.option(
     "--access-log",
     type=PATH,

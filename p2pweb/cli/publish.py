@@ -12,16 +12,18 @@ from pathlib import Path
 import click
 
 from p2pweb.address import Address
-from p2pweb.cli.options import ADDRESS, PATH
+from p2pweb.cli.options import ADDRESS, PATH, SECRET
 from p2pweb.cli.places import key_home
 from p2pweb.cli.publish_display import Bars, Lines, print_summary, summary_json
 from p2pweb.cli.running import run
 from p2pweb.config import PORT_DEFAULT
 from p2pweb.errors import UsageError
-from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.authorization import Prover
+from p2pweb.exchange.client import PeerClient, tcp_connector
 from p2pweb.keys import SEED_BYTES, KeyFile, SiteKey, create_key_file, list_key_files, load_key_file
 from p2pweb.publish import PublishOptions, Summary, publish
 from p2pweb.records import COPIES_DEFAULT, COPIES_MAX
+from p2pweb.secret import load_secret
 
 EXIT_SHORT_OF_COPIES = 2
 
@@ -48,10 +50,17 @@ EXIT_SHORT_OF_COPIES = 2
     show_default=True,
     help="Peers that keep each file; all of them where there are fewer.",
 )
+@SECRET
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def publish_command(
-    directory: Path, peer: Address, key: Path | None, copies: int, dry_run: bool, as_json: bool
+    directory: Path,
+    peer: Address,
+    key: Path | None,
+    copies: int,
+    secret: Path | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Publish a directory as the next version of a site.
 
@@ -68,9 +77,10 @@ def publish_command(
     )
     if key is not None and _exists(key):
         load_key_file(key)  # A wrong file is told before anything else is done.
+    prover = Prover(load_secret(secret), time.time) if secret else None
     began = time.monotonic()
     try:
-        summary = run(_publish(options))
+        summary = run(_publish(options, prover))
     finally:
         # Not in between: the bars would be written over.
         for key_file in made:
@@ -84,9 +94,9 @@ def publish_command(
     return EXIT_SHORT_OF_COPIES if summary.short or summary.not_read_back else 0
 
 
-async def _publish(options: PublishOptions) -> Summary:
+async def _publish(options: PublishOptions, prover: Prover | None) -> Summary:
     loop = asyncio.get_running_loop()
-    client = PeerClient()
+    client = PeerClient(tcp_connector, prover)
     shown = Bars() if sys.stderr.isatty() else Lines()
     try:
         with shown:

@@ -9,7 +9,15 @@ from pathlib import Path
 import click
 
 from p2pweb.address import Address
-from p2pweb.cli.options import ACCESS_LOG, ACCESS_LOG_FORMAT, ADDRESS, PATH, Parsed, open_access_log
+from p2pweb.cli.options import (
+    ACCESS_LOG,
+    ACCESS_LOG_FORMAT,
+    ADDRESS,
+    PATH,
+    SECRET,
+    Parsed,
+    open_access_log,
+)
 from p2pweb.cli.places import data_home
 from p2pweb.cli.running import log_to_stderr, run, stop_on_signals
 from p2pweb.config import (
@@ -24,6 +32,7 @@ from p2pweb.config import (
 from p2pweb.dht.settings import DEFAULTS
 from p2pweb.node import PeerOptions, start_peer
 from p2pweb.scrub import DAYS_DEFAULT
+from p2pweb.secret import load_secret
 from p2pweb.store.room import parse_budget
 
 
@@ -66,6 +75,7 @@ from p2pweb.store.room import parse_budget
     help="Peers to know of one address range of the Internet (IPv4 /24, IPv6 /48); 0 is no limit. "
     f"Default: {DEFAULTS.range_limit}.",
 )
+@SECRET
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def up(
     node_file: Path | None,
@@ -79,11 +89,14 @@ def up(
     access_log: Path | None,
     access_log_format: str | None,
     range_limit: int | None,
+    secret: Path | None,
     verbose: bool,
 ) -> None:
     """Start a peer, and run it until Ctrl-C. Flags win over NODE.toml."""
+    log_to_stderr(verbose=verbose)
     given = read_node_file(node_file) if node_file else NodeFile()
     port = port or given.port or PORT_DEFAULT
+    secret = secret or given.secret
     options = PeerOptions(
         port=port,
         data=data or given.data or data_home() / str(port),
@@ -101,8 +114,8 @@ def up(
             for limit in (range_limit, given.range_limit, DEFAULTS.range_limit)
             if limit is not None
         ),
+        secret=load_secret(secret) if secret else None,
     )
-    log_to_stderr(verbose=verbose)
     run(_up(options))
 
 

@@ -34,6 +34,7 @@ from p2pweb.dht.events import (
     Yielded,
 )
 from p2pweb.dht.peer import Peer
+from p2pweb.dht.seal import Seal
 from p2pweb.dht.serving import Records
 from p2pweb.dht.settings import DEFAULTS, Settings
 
@@ -224,7 +225,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
 
     `node_id` is 20 bytes; `entropy(n)` gives n unguessable bytes; `on_event` is called after the
     datagrams of the same moment were sent; `known` are contacts of an earlier run, the most useful
-    first, at canonical addresses.
+    first, at canonical addresses. With a `seal`, datagrams that do not have it are not heard.
     """
 
     protocol_class = OverlayProtocol
@@ -239,6 +240,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         on_event: Callable[[Event], None] | None = None,
         settings: Settings = DEFAULTS,
         known: Sequence[Contact] = (),
+        seal: Seal | None = None,
     ) -> None:
         own = _own(node_id)
         storage = RecordStorage(records, self._here)
@@ -251,6 +253,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         self._on_event = on_event
         self._settings = settings
         self._known = known
+        self._seal = seal
         self._peer: Peer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._doors: list[_Door] = []
@@ -475,6 +478,11 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         """A datagram arrived."""
         if self._peer is None or self._loop is None or self._closed:
             return
+        if self._seal is not None:
+            opened = self._seal.open(data)
+            if opened is None:
+                return
+            data = opened
         address = canonical(str(source[0]), source[1])
         if address is None:
             return
@@ -574,6 +582,8 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
                 self._on_event(event)
 
     def _send(self, data: bytes, address: Address) -> None:
+        if self._seal is not None:
+            data = self._seal.seal(data)
         known = self._routes.get(address)
         for door in self._doors if known is None else (known,):
             if door.reaches(address):

@@ -25,6 +25,7 @@ from p2pweb.blobs import (
 )
 from p2pweb.errors import BusyError, NotAPeerError, RemoteError
 from p2pweb.exchange import wire
+from p2pweb.exchange.authorization import ANSWER_FIELD, DATE_WINDOW_S, Prover
 from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo, PeerStatus
 from p2pweb.keys import SiteId
 from p2pweb.records import (
@@ -76,7 +77,11 @@ def tcp_connector(
 class PeerClient:
     """One pool of connections to all other peers; `close` when done."""
 
-    def __init__(self, connector: ConnectorFactory = tcp_connector) -> None:
+    def __init__(
+        self, connector: ConnectorFactory = tcp_connector, prover: Prover | None = None
+    ) -> None:
+        """With a `prover`, the peers asked are those of its closed network."""
+        self._prover = prover
         self._session = aiohttp.ClientSession(
             connector=connector(),
             auto_decompress=False,
@@ -274,6 +279,12 @@ class PeerClient:
             return answers
         return await self.send(address, items, segments, place_copies=place_copies)
 
+    def _why(self) -> str:
+        """What may be the matter with a peer that says nothing."""
+        if self._prover is None:
+            return "its network may be closed, and take a secret (--secret FILE)"
+        return f"it may have another secret, or a clock that is {DATE_WINDOW_S} s off this one's"
+
     async def _ask(
         self,
         address: Address,
@@ -288,6 +299,11 @@ class PeerClient:
     ) -> "wire._T | None":
         """None where the answer is 404."""
         where = format_address(address)
+        url = URL(f"http://{where}{path}", encoded=True)
+        proof = None
+        if self._prover is not None and path.startswith(wire.PREFIX):
+            proof = self._prover.prove(method, url.raw_path_qs, body)
+            headers = {**(headers or {}), **proof.fields}
         # An answer that drips is cut off too: each byte would begin the idle time again.
         total_s = CONNECT_S + idle_s + (len(body or b"") + limit_bytes) / SLOWEST_BYTES_PER_S
         timeout = aiohttp.ClientTimeout(
@@ -296,12 +312,16 @@ class PeerClient:
         try:
             async with self._session.request(
                 method,
-                URL(f"http://{where}{path}", encoded=True),
+                url,
                 data=body,
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
+                # Other statuses are faults, whoever tells of them.
+                is_proved = proof is None or proof.is_shown_by(response.headers.get(ANSWER_FIELD))
+                if response.status in (200, 206, 404) and not is_proved:
+                    raise NotAPeerError(f"{where} does not have the secret of this network")
                 if response.status == 404:
                     return None
                 data = await _read(response, limit_bytes)
@@ -318,6 +338,10 @@ class PeerClient:
         except UnicodeError:
             # What the resolver says to an empty label, or to one of more than 63 characters.
             raise NotAPeerError(f"{where} cannot be reached: no machine has such a name") from None
+        except aiohttp.ServerDisconnectedError:
+            raise RemoteError(
+                f"{where} closed the connection without an answer: {self._why()}"
+            ) from None
         except aiohttp.ClientResponseError:
             raise NotAPeerError(f"{where} does not speak HTTP: it is no p2pweb peer") from None
         except (aiohttp.ClientError, OSError) as error:

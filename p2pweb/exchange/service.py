@@ -18,6 +18,7 @@ from p2pweb.address import Address
 from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BLOCKS, BlobId, InvalidBlockError, SegmentData
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange import wire
+from p2pweb.exchange.authorization import Gate
 from p2pweb.exchange.block_cache import BlockCache
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.status import may_see
@@ -95,21 +96,41 @@ class Duties:
 class PeerService:
     """The handler of one path prefix."""
 
-    def __init__(self, store: Store, duties: Duties, run: Runner, write: Runner) -> None:
-        """`write` runs commits, so that they wait for one another and for nothing else."""
+    def __init__(
+        self, store: Store, duties: Duties, run: Runner, write: Runner, gate: Gate | None = None
+    ) -> None:
+        """`write` runs commits, so that they wait for one another and for nothing else. With a
+        `gate`, what has no proof gets no answer."""
         self._store = store
         self._duties = duties
         self._run = run
         self._write = write
+        self._gate = gate
         self._held_bytes = 0
         self._passing = BlockCache(PASSING_BYTES)
         self._commits = asyncio.Semaphore(COMMITS_MAX)
         self._copies = asyncio.Semaphore(COPIES_MAX)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing below `wire.PREFIX` is answered without proof."""
+        return self._gate is not None
+
     async def handle(
         self, request: Request, path: str, query: str | None, body: RequestBody
     ) -> Response:
-        """Answer a request whose decoded path begins with `wire.PREFIX`."""
+        """Answer a request whose decoded path begins with `wire.PREFIX`, or `HangUp`."""
+        # A person at the machine need not have the secret at hand to see how the peer is.
+        is_at_home = path == wire.PREFIX + "status" and may_see(request, body.sender)
+        if self._gate is None or is_at_home:
+            return await self._answer(request, path, query, body)
+        body, proof = self._gate.admit(request, body)
+        response = await self._answer(request, path, query, body)
+        return replace(response, fields=(*response.fields, proof))
+
+    async def _answer(
+        self, request: Request, path: str, query: str | None, body: RequestBody
+    ) -> Response:
         kind, _, rest = path.removeprefix(wire.PREFIX).partition("/")
         if kind in ("bundle", "pass", "publish") and not rest:
             if request.method != "POST":

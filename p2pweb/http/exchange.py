@@ -19,7 +19,7 @@ from typing import Protocol
 
 from p2pweb.errors import P2PWebError
 from p2pweb.http import answers
-from p2pweb.http.messages import Body, Content, Refusal, Request, Response
+from p2pweb.http.messages import Body, Content, HangUp, Refusal, Request, Response
 from p2pweb.http.outlet import Outlet, VisitorLeft, Writer
 from p2pweb.http.parser import BodyData, EndOfMessage, RequestParser
 from p2pweb.http.response_head import CONTINUE, Framing, content_length, encode_head, has_body
@@ -96,6 +96,8 @@ class Exchange:
         body = RequestBody(length, self._next_body_data, sender)
         try:
             outcome = handler(self._request, body)
+        except HangUp:
+            return None
         except Refusal as refusal:
             outcome = answers.refused(refusal)
         except Exception:  # noqa: BLE001 - whatever it is, it is logged and answered
@@ -113,6 +115,8 @@ class Exchange:
     async def _answer(self, pending: Awaitable[Response]) -> None:
         try:
             response = await pending
+        except HangUp:
+            return
         except Refusal as refusal:
             response = answers.refused(refusal)
         except Exception:  # noqa: BLE001 - whatever it is, it is logged and answered

@@ -3,7 +3,8 @@
 Owns the shapes alone. A `Request` exists only after the parser has accepted a whole head, so its
 attributes can be trusted; a `Response` is what a handler returns, and knows nothing of framing:
 the lengths, the connection's fate, Date and Server are the connection's to write. Refuses nothing
-itself; `Refusal` is how every module says that the client is at fault.
+itself; `Refusal` is how every module says that the client is at fault, `HangUp` that it is owed
+nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class Refusal(Exception):  # noqa: N818 - it is an answer to a visitor, not an e
         super().__init__(status, why)
         self.status = status
         self.why = why
+
+
+class HangUp(Exception):  # noqa: N818 - it is what becomes of a request, not an error of ours
+    """The request gets no answer: its connection is closed without a byte."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

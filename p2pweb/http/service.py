@@ -59,7 +59,8 @@ class RequestBody:
         return data
 
 
-# An answer that waits for nothing is returned as it is, which spares a task.
+# An answer that waits for nothing is returned as it is, which spares a task. `Refusal` and `HangUp`
+# are raised.
 Handler = Callable[[Request, RequestBody], Response | Awaitable[Response]]
 
 
