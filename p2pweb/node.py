@@ -154,7 +154,7 @@ class PeerNode:
             seal=Seal(secret) if secret else None,
         )
         self.client = PeerClient(connector, Prover(secret, wall) if secret else None)
-        self.reader = BlobReader(store, self.client, self.overlay, self._run)
+        self.reader = BlobReader(store, self.client, self.overlay, self._run, port=options.port)
         self.sites = Sites(
             store,
             self.overlay,
@@ -191,7 +191,7 @@ class PeerNode:
             place=self._place,
         )
         gate = Gate(secret, wall) if secret else None
-        service = PeerService(store, duties, self._run, self._writer, gate)
+        service = PeerService(store, duties, self._run, self._writer, self.reader, gate)
         hosts = Hosts(own_names(), lambda: self.holdings.home)
         gateway = Gateway(hosts, self.sites, self.reader, service, wall)
         self._access_log = options.access_log

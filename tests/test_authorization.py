@@ -238,7 +238,7 @@ async def service(secret: Secret | None = SECRET) -> AsyncIterator[tuple[Site, S
     """A peer's service behind a front end; what is not below its prefix is a page."""
     store = memory_store()
     gate = Gate(secret, now) if secret else None
-    behind = PeerService(store, duties(lambda _: True), run, run, gate)
+    behind = PeerService(store, duties(lambda _: True), run, run, gate=gate)
 
     def handle(request: Request, body: RequestBody) -> Response | Awaitable[Response]:
         path, _, query = request.target.decode().partition("?")

@@ -26,7 +26,7 @@ from p2pweb.blobs import (
 from p2pweb.errors import BusyError, NotAPeerError, RemoteError
 from p2pweb.exchange import wire
 from p2pweb.exchange.authorization import ANSWER_FIELD, DATE_WINDOW_S, Prover
-from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo, PeerStatus
+from p2pweb.exchange.wire import Elsewhere, InvalidMessageError, ItemAnswer, PeerInfo, PeerStatus
 from p2pweb.keys import SiteId
 from p2pweb.records import (
     RECORD_BYTES_MAX,
@@ -147,25 +147,61 @@ class PeerClient:
         self, address: Address, blob: BlobId, hashes: bytes, blocks: range
     ) -> list[bytes] | None:
         """Consecutive blocks of one segment, each proved; None where that peer has none of them."""
+        answer = await self.blocks_or_pointer(address, blob, hashes, blocks)
+        if isinstance(answer, Elsewhere):
+            raise RemoteError(f"{format_address(address)} points elsewhere, unasked")
+        return answer
+
+    async def blocks_or_pointer(
+        self,
+        address: Address,
+        blob: BlobId,
+        hashes: bytes,
+        blocks: range,
+        *,
+        serves_at: int | None = None,
+        came: Callable[[int, bytes], None] = lambda number, block: None,
+    ) -> list[bytes] | Elsewhere | None:
+        """As `blocks`, each handed to `came` once it is proved; or who else has them, where this
+        peer says at which port it passes on what it reads."""
         segment = blocks.start // SEGMENT_BLOCKS
         start = (blocks.start - segment * SEGMENT_BLOCKS) * BLOCK_BYTES
         size = sum(blob.block_size(block) for block in blocks)
+        found: list[bytes] = []
 
-        def decode(data: bytes) -> list[bytes]:
-            found = [
-                data[offset : offset + BLOCK_BYTES]
-                for offset in range(0, max(1, size), BLOCK_BYTES)
-            ]
+        def take(data: bytes | bytearray) -> None:
+            while len(found) < len(blocks):
+                number, at = blocks[len(found)], len(found) * BLOCK_BYTES
+                if len(data) < at + blob.block_size(number):
+                    return
+                block = bytes(data[at : at + blob.block_size(number)])
+                check_block(blob, number, hashes, block)
+                found.append(block)
+                came(number, block)
+
+        def decode(data: bytes) -> list[bytes] | Elsewhere:
             if len(data) != size:
                 raise InvalidBlockError(f"{len(data)} bytes of blob {blob} instead of {size}")
-            for number, block in zip(blocks, found, strict=True):
-                check_block(blob, number, hashes, block)
+            take(data)
             return found
 
         path = wire.blob_path(blob, segment)
         whole = size == blob.segment_size(segment)
         headers = {} if whole else {"Range": f"bytes={start}-{start + size - 1}"}
-        return await self._ask(address, "GET", path, decode, headers=headers, limit_bytes=size)
+        if serves_at is not None:
+            headers[wire.PORT_FIELD] = str(serves_at)
+        return await self._ask(
+            address,
+            "GET",
+            path,
+            decode,
+            headers=headers,
+            limit_bytes=size,
+            pointed=None
+            if serves_at is None
+            else lambda location: wire.parse_pointer(location, blob, segment),
+            take=take,
+        )
 
     async def send(
         self,
@@ -296,8 +332,13 @@ class PeerClient:
         headers: Mapping[str, str] | None = None,
         limit_bytes: int = SMALL_ANSWER_BYTES_MAX,
         idle_s: float = READ_IDLE_S,
+        pointed: "Callable[[str], wire._T] | None" = None,
+        take: Callable[[bytearray], None] = lambda data: None,
     ) -> "wire._T | None":
-        """None where the answer is 404."""
+        """None where the answer is 404; what `pointed` makes of the Location where it is 307.
+
+        `take` sees what has come of a good answer so far, each time that more has.
+        """
         where = format_address(address)
         url = URL(f"http://{where}{path}", encoded=True)
         proof = None
@@ -320,11 +361,13 @@ class PeerClient:
             ) as response:
                 # Other statuses are faults, whoever tells of them.
                 is_proved = proof is None or proof.is_shown_by(response.headers.get(ANSWER_FIELD))
-                if response.status in (200, 206, 404) and not is_proved:
+                if response.status in (200, 206, 307, 404) and not is_proved:
                     raise NotAPeerError(f"{where} does not have the secret of this network")
                 if response.status == 404:
                     return None
-                data = await _read(response, limit_bytes)
+                data = await _read(response, limit_bytes, take)
+                if response.status == 307 and pointed is not None:
+                    return pointed(response.headers.get("Location", ""))
                 if response.status not in (200, 206):
                     fault = BusyError if response.status == 503 else RemoteError
                     raise fault(f"{where} answers {response.status}: {_first_line(data)}")
@@ -386,7 +429,9 @@ def _present(answer: "wire._T | None", address: Address) -> "wire._T":
     return answer
 
 
-async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+async def _read(
+    response: aiohttp.ClientResponse, limit_bytes: int, take: Callable[[bytearray], None]
+) -> bytes:
     """The body, no longer than the limit; an error page is cut off there."""
     data = bytearray()
     limit_bytes = max(limit_bytes, SMALL_ANSWER_BYTES_MAX if response.status >= 400 else 0)
@@ -394,6 +439,8 @@ async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
         data += chunk
         if len(data) > limit_bytes:
             raise InvalidMessageError(f"an answer longer than {limit_bytes} bytes")
+        if response.status in (200, 206):
+            take(data)
     return bytes(data)
 
 

@@ -1,8 +1,7 @@
 """Finds the bytes of blobs: in memory, on this peer's disk, or at the holders.
 
-The holders of a segment are those that answer FIND_VALUE for its key and say that they have the
-bytes. A block that many visitors wait for is fetched once. A holder that is slow is overtaken by
-the next one, which is asked after a pause; whichever answers first with proved bytes wins.
+Which holders, `holders` knows. A block that many visitors wait for is fetched once. What is in
+memory here, or on its way, is passed on to other peers whom a holder has sent here.
 
 A segment that a record kept here warrants, but whose bytes are missing or damaged, is put back on
 the disk after it was fetched.
@@ -12,12 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from p2pweb.address import Address, format_address
+from p2pweb.address import Address
 from p2pweb.blobs import (
     BLOCK_BYTES,
     SEGMENT_BLOCKS,
@@ -27,9 +25,10 @@ from p2pweb.blobs import (
     SegmentData,
 )
 from p2pweb.dht.overlay import Overlay
-from p2pweb.errors import CorruptError, RemoteError, UnavailableError
+from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange.block_cache import BlockCache
-from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.client import READ_IDLE_S, PeerClient
+from p2pweb.exchange.holders import Holders
 from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.exchange")
@@ -40,40 +39,19 @@ CACHED_BLOB_BYTES_MAX = CACHE_BYTES // 8
 # For what is longer: a visitor's current block and those fetched ahead, for a dozen at one time.
 # With more of them nothing is fetched ahead; beyond 64, blocks are read or fetched again.
 PASSING_BYTES = 16 * 1024 * 1024
-# Groups being fetched before anybody waits for them.
-FETCHES_AHEAD_MAX = 32
+# With so many blocks being fetched, none are before anybody waits for them.
+BLOCKS_AHEAD_MAX = 128
+# Another peer waits no longer for what is on its way here.
+PASS_ON_S = READ_IDLE_S
 # In place of a block's number: the blob's joined hashes.
 HASHES = -1
 # The first block alone, so that the visitor sees something; then 1 MiB a request, which keeps
 # a long way busy and can still be given up cheaply.
 FETCH_BLOCKS = 4
-# Twice the median round trip of the wide-area network that DHT-NOTES takes as its measure. On a
-# quick network a slow holder costs the same third of a second, once.
-HEDGE_S = 0.3
-# Holders asked for one range at the same time: one, and one that overtakes it, twice over.
-HEDGES_MAX = 4
-# Remembered holders: for how many keys, and how many of each.
-KNOWN_KEYS_MAX = 4_096
-KNOWN_HOLDERS_MAX = 4
 # Segments being put back on the disk at one time; more are tried at their next reading.
 RESTORES_MAX = 4
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """One more holder to ask; None where there are no more."""
-
-    address: Address | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer(Generic[T]):
-    """What a holder came to: None where it has not got the bytes."""
-
-    address: Address
-    result: T | RemoteError | None
 
 
 class Runner(Protocol):
@@ -90,25 +68,45 @@ class Source:
     key_of: Callable[[int], bytes]
 
 
-class BlobReader:
-    """All reading of one peer; `close` ends what is under way."""
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """Blocks on their way here, and who waits for single ones of them."""
 
-    def __init__(self, store: Store, client: PeerClient, overlay: Overlay, run: Runner) -> None:
+    group: range
+    task: asyncio.Task[list[bytes]]
+    awaited: dict[int, asyncio.Future[None]]
+
+
+class BlobReader:
+    """All reading of one peer; `close` ends what is under way.
+
+    `port` is where this peer passes on what it reads; None where it does not.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        client: PeerClient,
+        overlay: Overlay,
+        run: Runner,
+        *,
+        port: int | None = None,
+    ) -> None:
         self._store = store
-        self._client = client
-        self._overlay = overlay
+        self._holders = Holders(client, overlay, port)
         self._run = run
         self._cache = BlockCache(CACHE_BYTES)
         self._passing = BlockCache(PASSING_BYTES)
-        self._known: OrderedDict[bytes, list[Address]] = OrderedDict()
-        self._fetches: dict[tuple[BlobId, int], asyncio.Task[list[bytes]]] = {}
+        # For each block on its way, once.
+        self._fetches: dict[tuple[BlobId, int], _Fetch] = {}
         self._restores: dict[tuple[BlobId, int], asyncio.Task[bool]] = {}
 
     async def close(self) -> None:
-        tasks = [*self._fetches.values(), *self._restores.values()]
+        tasks = [*(fetch.task for fetch in self._fetches.values()), *self._restores.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._holders.close()
 
     async def read_all(self, source: Source) -> bytes:
         """The whole blob. UnavailableError where a part of it cannot be had."""
@@ -131,15 +129,47 @@ class BlobReader:
         """A blob of one block, if it is in memory."""
         return self._cache.get((source.blob, 0)) if source.blob.block_count == 1 else None
 
+    # For other peers
+
+    def passes_on(self, blob: BlobId, blocks: range) -> bool:
+        """Whether these blocks are in memory, or on their way there."""
+        return all(
+            (blob, block) in self._fetches or self._cached(blob, block) is not None
+            for block in blocks
+        )
+
+    async def passing(self, blob: BlobId, block: int) -> bytes | None:
+        """A proved block that is in memory, or on its way there; None where it is not had so."""
+        data = self._cached(blob, block)
+        fetch = self._fetches.get((blob, block))
+        if data is not None or fetch is None:
+            return data
+        came = fetch.awaited.get(block)
+        if came is None:
+            came = fetch.awaited[block] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(PASS_ON_S):
+                # Others wait for it too.
+                await asyncio.shield(came)
+        except TimeoutError:
+            return None
+        return self._cached(blob, block)
+
+    def hashes_at_hand(self, blob: BlobId) -> bytes | None:
+        """A blob's joined block hashes, proved, if they are in memory."""
+        return self._cache.get((blob, HASHES))
+
     # Here
 
     async def _here(self, blob: BlobId, block: int) -> bytes | None:
         """A block from memory or from this peer's disk; None where it is on neither."""
         data = self._cached(blob, block)
-        if data is None:
+        if data is None and (blob, block) not in self._fetches:
             data = await self._run(lambda: _if_sound(lambda: self._store.read_block(blob, block)))
-            if data is not None:
-                self._keep(blob, block, data)
+            if data is None:
+                # It may have come while the disk was asked.
+                return self._cached(blob, block)
+            self._keep(blob, block, data)
         return data
 
     def _cached(self, blob: BlobId, block: int) -> bytes | None:
@@ -157,22 +187,32 @@ class BlobReader:
 
         As many as the first who wanted them asked for, at least one.
         """
+        fetch = self._start_fetch(source, group)
         # One visitor who leaves must not end the fetch that others wait for.
-        return await asyncio.shield(self._start_fetch(source, group))
+        blocks = await asyncio.shield(fetch.task)
+        return blocks[group.start - fetch.group.start :]
 
-    def _start_fetch(self, source: Source, group: range) -> asyncio.Task[list[bytes]]:
-        key = (source.blob, group.start)
-        fetch = self._fetches.get(key)
+    def _start_fetch(self, source: Source, group: range) -> _Fetch:
+        blob = source.blob
+        fetch = self._fetches.get((blob, group.start))
         if fetch is None:
-            fetch = asyncio.ensure_future(self._fetch_now(source, group))
-            self._fetches[key] = fetch
-            fetch.add_done_callback(lambda task: self._fetched(key, task))
+            coming = (block for block in group if (blob, block) in self._fetches)
+            group = range(group.start, next(coming, group.stop))
+            awaited: dict[int, asyncio.Future[None]] = {}
+            task = asyncio.ensure_future(self._fetch_now(source, group, awaited))
+            fetch = _Fetch(group, task, awaited)
+            self._fetches.update(dict.fromkeys(((blob, block) for block in group), fetch))
+            task.add_done_callback(lambda _: self._fetched(blob, fetch))
         return fetch
 
-    def _fetched(self, key: tuple[BlobId, int], task: asyncio.Task[list[bytes]]) -> None:
-        del self._fetches[key]
-        if not task.cancelled():
-            task.exception()  # Those who still wait get it; with nobody waiting it is no news.
+    def _fetched(self, blob: BlobId, fetch: _Fetch) -> None:
+        for block in fetch.group:
+            del self._fetches[blob, block]
+        for came in fetch.awaited.values():
+            _wake(came)
+        if not fetch.task.cancelled():
+            # Those who still wait get it; with nobody waiting it is no news.
+            fetch.task.exception()
 
     def _fetch_ahead(self, source: Source, group: range) -> bool:
         """Fetch what will be wanted next, beside what goes on; False where too much is going on.
@@ -182,19 +222,23 @@ class BlobReader:
         blob, block = source.blob, group.start
         if self._cached(blob, block):
             return True
-        if len(self._fetches) >= FETCHES_AHEAD_MAX:
+        if len(self._fetches) >= BLOCKS_AHEAD_MAX:
             return False
         self._start_fetch(source, group)
         return True
 
-    async def _fetch_now(self, source: Source, group: range) -> list[bytes]:
+    async def _fetch_now(
+        self, source: Source, group: range, awaited: dict[int, asyncio.Future[None]]
+    ) -> list[bytes]:
         blob, segment = source.blob, group.start // SEGMENT_BLOCKS
-        hashes = await self._hashes(source, segment)
-        blocks = await self._from_holders(
-            source, segment, lambda address: self._client.blocks(address, blob, hashes, group)
-        )
-        for number, block in zip(group, blocks, strict=True):
+
+        def came(number: int, block: bytes) -> None:
             self._keep(blob, number, block)
+            if number in awaited:
+                _wake(awaited[number])
+
+        hashes = await self._hashes(source, segment)
+        blocks = await self._holders.blocks(source.key_of(segment), blob, hashes, group, came)
         self._restore(source, segment)
         return blocks
 
@@ -203,97 +247,17 @@ class BlobReader:
         blob = source.blob
         if blob.block_count == 1:
             return b""
-        hashes = self._cache.get((blob, HASHES)) or await self._run(
+        hashes = self.hashes_at_hand(blob) or await self._run(
             lambda: _if_sound(lambda: self._store.read_hashes(blob))
         )
         if hashes is None:
-            hashes = await self._from_holders(
-                source, segment, lambda address: self._client.hashes(address, blob)
-            )
+            hashes = await self._holders.hashes(source.key_of(segment), blob)
         self._cache.put((blob, HASHES), hashes)
         return hashes
 
-    async def _from_holders(
-        self, source: Source, segment: int, ask: Callable[[Address], Awaitable[T | None]]
-    ) -> T:
-        """What the first holder answers, the next one being asked whenever one fails or dawdles."""
-        key = source.key_of(segment)
-        events: asyncio.Queue[_Candidate | _Answer[T]] = asyncio.Queue()
-        tasks: list[asyncio.Task[None]] = []
-        holders = self._holders(key)
-        faults: list[str] = []
-        waiting, seeking, exhausted, overtake = 0, False, False, False
-
-        async def seek() -> None:
-            events.put_nowait(_Candidate(await anext(holders, None)))
-
-        async def attempt(address: Address) -> None:
-            try:
-                events.put_nowait(_Answer(address, await ask(address)))
-            except RemoteError as error:
-                events.put_nowait(_Answer(address, error))
-
-        try:
-            while True:
-                may_seek = not seeking and not exhausted and waiting < HEDGES_MAX
-                if may_seek and (overtake or not waiting):
-                    tasks.append(asyncio.ensure_future(seek()))
-                    seeking, may_seek, overtake = True, False, False
-                if not waiting and not seeking:
-                    raise UnavailableError(_nobody(faults))
-                try:
-                    event = await asyncio.wait_for(events.get(), HEDGE_S if may_seek else None)
-                except TimeoutError:
-                    overtake = True
-                    continue
-                if isinstance(event, _Candidate):
-                    seeking = False
-                    if event.address is None:
-                        exhausted = True
-                    else:
-                        waiting += 1
-                        tasks.append(asyncio.ensure_future(attempt(event.address)))
-                    continue
-                waiting -= 1
-                if event.result is None or isinstance(event.result, RemoteError):
-                    lost = f"{format_address(event.address)} has lost it"
-                    faults.append(str(event.result or lost))
-                    self._forget(key, event.address)
-                else:
-                    self.remember(key, event.address)
-                    return event.result
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await holders.aclose()
-
-    async def _holders(self, key: bytes) -> AsyncGenerator[Address, None]:
-        """Where a key's bytes are: who served it before, then whom FIND_VALUE names."""
-        asked: list[Address] = []
-        for address in list(self._known.get(key, ())):
-            asked.append(address)
-            yield address
-        async with self._overlay.find_value(key) as lookup:
-            async for found in lookup:
-                if found.extra.get("has") is True and found.contact.address not in asked:
-                    asked.append(found.contact.address)
-                    yield found.contact.address
-
     def remember(self, key: bytes, address: Address) -> None:
         """Ask there first for the bytes that belong to a key (20 bytes)."""
-        known = self._known.setdefault(key, [])
-        if address not in known:
-            known.insert(0, address)
-            del known[KNOWN_HOLDERS_MAX:]
-        self._known.move_to_end(key)
-        while len(self._known) > KNOWN_KEYS_MAX:
-            self._known.popitem(last=False)
-
-    def _forget(self, key: bytes, address: Address) -> None:
-        known = self._known.get(key, [])
-        if address in known:
-            known.remove(address)
+        self._holders.remember(key, address)
 
     def _restore(self, source: Source, segment: int) -> None:
         """Put a segment that belongs on this disk back there, beside what the visitor waits for."""
@@ -384,6 +348,11 @@ class BlobContent:
         return memoryview(data)[start - offset : stop - offset]
 
 
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
 def _if_sound(read: Callable[[], T | None]) -> T | None:
     """What the disk has, None where it is damaged."""
     try:
@@ -396,9 +365,3 @@ def _if_sound(read: Callable[[], T | None]) -> T | None:
 def _group(block: int, end: int) -> range:
     """Blocks from `block` up to `end`, none beyond the end of its segment."""
     return range(block, min(end, (block // SEGMENT_BLOCKS + 1) * SEGMENT_BLOCKS))
-
-
-def _nobody(faults: list[str]) -> str:
-    if not faults:
-        return "no peer that can be reached holds it"
-    return f"none of {len(faults)} holders could send it: {'; '.join(faults)}"

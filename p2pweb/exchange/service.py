@@ -1,9 +1,9 @@
 """Answers other peers and publishers: everything under `/.well-known/p2pweb/`, on every host.
 
-Reading hands out what this peer has on its disk, proved as it leaves; it never asks further peers,
-so requests cannot circle. Writing takes signed records of sites that this peer stores, and bytes
-that those records name: no other authority counts. The upper layers are the few callbacks of
-`Duties`.
+Reading hands out what this peer has on its disk or in its readers' memory (`giving`); it never asks
+further peers, so requests cannot circle. Writing takes signed records of sites that this peer
+stores, and bytes that those records name: no other authority counts. The upper layers are the few
+callbacks of `Duties`.
 """
 
 import asyncio
@@ -15,18 +15,16 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from p2pweb.address import Address
-from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BLOCKS, BlobId, InvalidBlockError, SegmentData
+from p2pweb.blobs import InvalidBlockError, SegmentData
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange import wire
 from p2pweb.exchange.authorization import Gate
-from p2pweb.exchange.block_cache import BlockCache
-from p2pweb.exchange.reader import Runner
+from p2pweb.exchange.giving import Giving
+from p2pweb.exchange.reader import BlobReader, Runner
 from p2pweb.exchange.status import may_see
 from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer, PeerInfo, PeerStatus
 from p2pweb.http.answers import method_not_allowed
-from p2pweb.http.content import respond
 from p2pweb.http.messages import Refusal, Request, Response
-from p2pweb.http.plan import Planner, Representation, Resource
 from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteId, is_site_id
 from p2pweb.records import InvalidRecordError, Signed, SiteRecord, open_record
@@ -52,12 +50,8 @@ QUICK_BUNDLE_BYTES_MAX = 64 * 1024
 # What is sent on at once is not read from the disk first; with longer ones it would be no gain.
 AT_HAND_BYTES_MAX = 64 * 1024
 RETRY_AFTER_S = 1
-# Blocks on their way to other peers: what a slow one could not take at once is sent from here,
-# or read from the disk again.
-PASSING_BYTES = 8 * 1024 * 1024
 
 _BYTES = "application/octet-stream"
-_IMMUTABLE = "max-age=31536000, immutable"
 _STATUS_REFUSED = "this peer tells its status to `p2pweb status` on its own machine alone"
 
 
@@ -97,17 +91,24 @@ class PeerService:
     """The handler of one path prefix."""
 
     def __init__(
-        self, store: Store, duties: Duties, run: Runner, write: Runner, gate: Gate | None = None
+        self,
+        store: Store,
+        duties: Duties,
+        run: Runner,
+        write: Runner,
+        reader: BlobReader | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        """`write` runs commits, so that they wait for one another and for nothing else. With a
-        `gate`, what has no proof gets no answer."""
+        """`write` runs commits, so that they wait for one another and for nothing else. What
+        `reader` has in memory is given to other peers too. With a `gate`, what has no proof gets
+        no answer."""
         self._store = store
+        self._giving = Giving(store, run, reader)
         self._duties = duties
         self._run = run
         self._write = write
         self._gate = gate
         self._held_bytes = 0
-        self._passing = BlockCache(PASSING_BYTES)
         self._commits = asyncio.Semaphore(COMMITS_MAX)
         self._copies = asyncio.Semaphore(COPIES_MAX)
 
@@ -158,41 +159,17 @@ class PeerService:
             if signed is not None:
                 return Response(status=200, fields=_fields(_BYTES, "no-store"), body=signed.value)
         if kind in ("blob", "hashes") and (named := wire.parse_blob_name(rest)) is not None:
-            give = self._give_segment if kind == "blob" else self._give_hashes
             try:
-                answer = await give(request, *named)
+                if kind == "blob":
+                    answer = await self._giving.segment(request, *named, body.sender)
+                else:
+                    answer = await self._giving.hashes(*named)
             except CorruptError as error:
                 log.warning("%s", error)
                 answer = None
             if answer is not None:
                 return answer
         return _plain(404, "this peer has nothing there")
-
-    async def _give_hashes(self, request: Request, blob: BlobId, segment: int) -> Response | None:
-        hashes = None if segment else await self._run(lambda: self._store.read_hashes(blob))
-        if hashes is None:
-            return None
-        return Response(status=200, fields=_fields(_BYTES, _IMMUTABLE), body=hashes)
-
-    async def _give_segment(self, request: Request, blob: BlobId, segment: int) -> Response | None:
-        """The bytes of a segment, or a range of them, proved block by block as they leave."""
-        if not await self._run(lambda: self._store.has(blob, segment)):
-            return None
-        whole = Representation(
-            encoding="identity",
-            size_bytes=blob.segment_size(segment),
-            etag=f'"{blob.root.hex()[:32]}.{segment}"',
-        )
-        resource = Resource(
-            media_type=_BYTES,
-            last_modified_s=None,
-            representations=(whole,),
-            cache_control=_IMMUTABLE,
-        )
-        return await respond(
-            Planner(resource).plan(request),
-            lambda: _SegmentContent(self._store, self._run, self._passing, blob, segment),
-        )
 
     async def _give_copies(self, request: Request, body: RequestBody) -> Response:
         """The records at some keys, and of their bytes as many as there is room for."""
@@ -323,38 +300,6 @@ class PeerService:
         if not self._duties.takes(site):
             return Refused(f"this peer does not store the site {site}")
         return None
-
-
-class _SegmentContent:
-    """A segment on this disk, as the front end reads it: proved block by block as it leaves."""
-
-    def __init__(
-        self, store: Store, run: Runner, passing: BlockCache, blob: BlobId, segment: int
-    ) -> None:
-        self._store = store
-        self._run = run
-        self._passing = passing
-        self._blob = blob
-        self._segment = segment
-
-    def fileno(self) -> None:
-        """Bytes are proved in memory, so the file on the disk will not do."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    async def read(self, start: int, stop: int) -> memoryview:
-        """Bytes from `start` to the end of their block. CorruptError where they are lost."""
-        number = start // BLOCK_BYTES
-        blob, block = self._blob, self._segment * SEGMENT_BLOCKS + number
-        data = self._passing.get((blob, block))
-        if data is None:
-            data = await self._run(lambda: self._store.read_block(blob, block))
-            if data is None:
-                raise CorruptError(f"segment {self._segment} of blob {blob} went while it was read")
-            self._passing.put((blob, block), data)
-        offset = number * BLOCK_BYTES
-        return memoryview(data)[start - offset : stop - offset]
 
 
 def _copies(store: Store, wanted: Sequence[tuple[bytes, bool]]) -> bytes:

@@ -8,11 +8,12 @@ them (`records.open_record`, `store.Store.commit`).
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from p2pweb.address import format_address, parse_address
+from p2pweb.address import Address, format_address, parse_address
 from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, SegmentData
 from p2pweb.dht.contact import ID_BYTES
 from p2pweb.errors import UsageError
@@ -48,6 +49,9 @@ WHY_CHARS_MAX = 500
 # So many keys of 20 bytes, and framing.
 KEYS_BYTES_MAX = 16 * 1024
 
+# Whoever asks for a segment's bytes says here at which port it serves them from then on; only such
+# a one is pointed to others, and others to it. Its host is that of its connection.
+PORT_FIELD = "P2PWeb-Port"
 # Whoever asks for a status names this as an option of the Connection field; see `status`.
 STATUS_OPTION = "p2pweb-status"
 # More contacts than a peer of ten thousand others has, so that its table is told whole.
@@ -71,6 +75,13 @@ Word = Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,64}\Z")]
 
 class InvalidMessageError(Exception):
     """Another peer's message does not have the shape that this protocol gives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """In place of bytes: a peer that has them too, and is to be asked first."""
+
+    address: Address
 
 
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -315,6 +326,34 @@ def blob_path(blob: BlobId, segment: int) -> str:
 
 def hashes_path(blob: BlobId) -> str:
     return f"{PREFIX}hashes/{blob.root.hex()}/{blob.size_bytes}"
+
+
+def pointer(address: Address, blob: BlobId, segment: int) -> str:
+    """The Location of a segment at another peer."""
+    return f"http://{format_address(address)}{blob_path(blob, segment)}"
+
+
+def parse_pointer(location: str, blob: BlobId, segment: int) -> Elsewhere:
+    """What `pointer` made. InvalidMessageError where it leads to anything else."""
+    where = location.removeprefix("http://").removesuffix(blob_path(blob, segment))
+    try:
+        address = parse_address(where)
+    except UsageError as error:
+        raise InvalidMessageError(str(error)) from None
+    if location != pointer(address, blob, segment):
+        raise InvalidMessageError("it points to something else")
+    return Elsewhere(address)
+
+
+_PORT = re.compile(rb"[1-9][0-9]{0,4}")
+
+
+def parse_port(value: bytes | None) -> int | None:
+    """The value of `PORT_FIELD`; None where it is no port."""
+    if value is None or not _PORT.fullmatch(value):
+        return None
+    port = int(value)
+    return port if port <= 65_535 else None
 
 
 # Numbers without leading zeros, so that a blob has one URL.

@@ -1,0 +1,335 @@
+"""Who is asked for bytes: holders, and the readers that holders point to.
+
+The holders of a segment are those that answer FIND_VALUE for its key and say that they have the
+bytes. Of those known the one with the least to do for this peer is asked, and those equally busy
+take turns. One that is slow, as fetches go here, is overtaken by the next; whichever answers first
+with proved bytes wins.
+
+A holder that is asked by many may point to a peer that it has just sent the bytes (`crowd`). That
+one is asked once, for a bounded time; if nothing comes of it, the holder has to send them itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from typing import Generic, TypeVar
+
+from p2pweb.address import Address, format_address
+from p2pweb.blobs import BlobId
+from p2pweb.dht.contact import canonical
+from p2pweb.dht.overlay import Overlay, OverlayClosedError
+from p2pweb.dht.rtt import Rtt
+from p2pweb.dht.settings import DEFAULTS
+from p2pweb.errors import RemoteError, UnavailableError
+from p2pweb.exchange.client import READ_IDLE_S, PeerClient
+from p2pweb.exchange.wire import Elsewhere
+
+# Twice the median round trip of the wide-area network that DHT-NOTES takes as its measure. On a
+# quick network a slow holder costs the same third of a second, once.
+HEDGE_S = 0.3
+# Where fetches take longer, as on a thin line or in a crowd, to ask somebody else after so short a
+# time would double the load: then they are waited for as long as they take here, up to this.
+HEDGE_S_MAX = READ_IDLE_S
+# Holders asked for one range at the same time: one, and one that overtakes it, twice over.
+HEDGES_MAX = 4
+# Remembered holders: for how many keys, and how many of each.
+KNOWN_KEYS_MAX = 4_096
+KNOWN_HOLDERS_MAX = 4
+# Lookups for more holders of what is being read, beside the reading.
+LEARNING_MAX = 4
+# A peer that was pointed to may just be getting the bytes itself, over a few others. At least so
+# long it is waited for, and longer where fetches take longer.
+POINTED_S = 2.0
+# After a pointer that led nowhere this peer follows none for so long, and has none follow to it:
+# whoever it was that was too slow, the holder sends. So liars cost one try in so long.
+ALONE_S = 10.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """One more holder to ask; None where there are no more."""
+
+    address: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer(Generic[T]):
+    """What a holder came to: None where it has not got the bytes."""
+
+    address: Address
+    result: T | RemoteError | None
+    took_s: float
+
+
+@dataclass(slots=True)
+class _Known:
+    """The holders known of a key, whoever was asked last at the end."""
+
+    addresses: list[Address] = field(default_factory=list)
+    is_learnt: bool = False
+
+
+class Holders:
+    """All asking for bytes of one peer; `close` ends what goes on beside it.
+
+    `port` is where this peer serves what it reads to others; None where it does not.
+    """
+
+    def __init__(self, client: PeerClient, overlay: Overlay, port: int | None) -> None:
+        self._client = client
+        self._overlay = overlay
+        self._port = port
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._asking: Counter[Address] = Counter()
+        self._learning: dict[bytes, asyncio.Task[None]] = {}
+        self._alone_until = 0.0
+        self._took = Rtt(replace(DEFAULTS, rtt_floor_s=HEDGE_S, rtt_ceiling_s=HEDGE_S_MAX))
+
+    async def close(self) -> None:
+        tasks = list(self._learning.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def hashes(self, key: bytes, blob: BlobId) -> bytes:
+        """A blob's joined block hashes, proved. UnavailableError where nobody sends them."""
+        return await self._first(key, lambda address: self._client.hashes(address, blob))
+
+    async def blocks(
+        self,
+        key: bytes,
+        blob: BlobId,
+        hashes: bytes,
+        group: range,
+        came: Callable[[int, bytes], None],
+    ) -> list[bytes]:
+        """Consecutive blocks of the segment with this key, proved; each handed to `came` as soon as
+        it is, some more than once. UnavailableError likewise."""
+        blocks = await self._first(
+            key, lambda address: self._blocks(address, blob, hashes, group, came), self._took
+        )
+        if blob.block_count > len(group):
+            self._learn_soon(key)
+        return blocks
+
+    def remember(self, key: bytes, address: Address) -> None:
+        """Ask there first for the bytes that belong to a key (20 bytes)."""
+        known = self._known_at(key)
+        if address not in known.addresses:
+            known.addresses.insert(0, address)
+            del known.addresses[KNOWN_HOLDERS_MAX:]
+
+    # --- one after the other, or overtaking ---
+
+    async def _first(
+        self,
+        key: bytes,
+        ask: Callable[[Address], Awaitable[T | None]],
+        took: Rtt | None = None,
+    ) -> T:
+        """What the first holder answers, the next one being asked whenever one fails or dawdles."""
+        clock = asyncio.get_running_loop().time
+        events: asyncio.Queue[_Candidate | _Answer[T]] = asyncio.Queue()
+        tasks: list[asyncio.Task[None]] = []
+        asked: list[Address] = []
+        holders = self._holders(key)
+        faults: list[str] = []
+        waiting, seeking, exhausted, overtake = 0, False, False, False
+
+        async def seek() -> None:
+            events.put_nowait(_Candidate(await anext(holders, None)))
+
+        async def attempt(address: Address) -> None:
+            began_s = clock()
+            self._asking[address] += 1
+            try:
+                result: T | RemoteError | None = await ask(address)
+            except RemoteError as error:
+                result = error
+            finally:
+                self._asking[address] -= 1
+                if not self._asking[address]:
+                    del self._asking[address]
+            events.put_nowait(_Answer(address, result, clock() - began_s))
+
+        try:
+            while True:
+                may_seek = not seeking and not exhausted and waiting < HEDGES_MAX
+                if may_seek and (overtake or not waiting):
+                    tasks.append(asyncio.ensure_future(seek()))
+                    seeking, may_seek, overtake = True, False, False
+                if not waiting and not seeking:
+                    raise UnavailableError(_nobody(faults))
+                try:
+                    event = await asyncio.wait_for(
+                        events.get(), self._patience_s() if may_seek else None
+                    )
+                except TimeoutError:
+                    overtake = True
+                    continue
+                if isinstance(event, _Candidate):
+                    seeking = False
+                    if event.address is None:
+                        exhausted = True
+                    else:
+                        waiting += 1
+                        asked.append(event.address)
+                        tasks.append(asyncio.ensure_future(attempt(event.address)))
+                    continue
+                waiting -= 1
+                if event.result is None or isinstance(event.result, RemoteError):
+                    lost = f"{format_address(event.address)} has lost it"
+                    faults.append(str(event.result or lost))
+                    self._forget(key, event.address)
+                else:
+                    self.remember(key, event.address)
+                    for overtaken in asked[: asked.index(event.address)]:
+                        self._forget(key, overtaken)
+                    if took is not None:
+                        took.sample(event.took_s)
+                    return event.result
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await holders.aclose()
+
+    def _patience_s(self) -> float:
+        """How long a fetch may take here before somebody else is asked as well."""
+        return self._took.timeout_s() or HEDGE_S
+
+    # --- which holder ---
+
+    async def _holders(self, key: bytes) -> AsyncGenerator[Address, None]:
+        """Where a key's bytes are: who is known to have them, then whom FIND_VALUE names."""
+        asked: list[Address] = []
+        while (address := self._least_busy(key, asked)) is not None:
+            asked.append(address)
+            yield address
+        async with self._overlay.find_value(key) as lookup:
+            async for found in lookup:
+                if found.extra.get("has") is True and found.contact.address not in asked:
+                    asked.append(found.contact.address)
+                    yield found.contact.address
+
+    def _least_busy(self, key: bytes, but: list[Address]) -> Address | None:
+        """The known holder that is asked the least by this peer, and longest ago; it is asked."""
+        addresses = self._known_at(key).addresses
+        able = [address for address in addresses if address not in but]
+        if not able:
+            return None
+        chosen = min(able, key=lambda address: self._asking[address])
+        addresses.remove(chosen)
+        addresses.append(chosen)
+        return chosen
+
+    def _known_at(self, key: bytes) -> _Known:
+        known = self._known.setdefault(key, _Known())
+        self._known.move_to_end(key)
+        while len(self._known) > KNOWN_KEYS_MAX:
+            self._known.popitem(last=False)
+        return known
+
+    def _forget(self, key: bytes, address: Address) -> None:
+        known = self._known.get(key)
+        if known is not None and address in known.addresses:
+            known.addresses.remove(address)
+
+    def _learn_soon(self, key: bytes) -> None:
+        """Find more holders of what will be asked for again, so that they share the work."""
+        known = self._known_at(key)
+        if known.is_learnt or key in self._learning or len(self._learning) >= LEARNING_MAX:
+            return
+        known.is_learnt = True
+        task = asyncio.ensure_future(self._learn(key))
+        self._learning[key] = task
+        task.add_done_callback(lambda _: self._learning.pop(key))
+
+    async def _learn(self, key: bytes) -> None:
+        try:
+            async with self._overlay.find_value(key) as lookup:
+                async for found in lookup:
+                    addresses = self._known_at(key).addresses
+                    if len(addresses) >= KNOWN_HOLDERS_MAX:
+                        return
+                    address = found.contact.address
+                    if found.extra.get("has") is True and address not in addresses:
+                        addresses.insert(0, address)
+        except OverlayClosedError:
+            return
+
+    # --- where a holder points ---
+
+    async def _blocks(
+        self,
+        holder: Address,
+        blob: BlobId,
+        hashes: bytes,
+        group: range,
+        came: Callable[[int, bytes], None],
+    ) -> list[bytes] | None:
+        ask, clock = self._client.blocks_or_pointer, asyncio.get_running_loop().time
+        port = None if clock() < self._alone_until else self._port
+        answer = await ask(holder, blob, hashes, group, serves_at=port, came=came)
+        if not isinstance(answer, Elsewhere):
+            return answer
+        if answer.address != holder and may_point(holder, answer.address):
+            blocks = await self._follow(answer.address, blob, hashes, group, came)
+            if blocks is not None:
+                return blocks
+        self._alone_until = clock() + ALONE_S
+        # Whoever does not say where it serves is not pointed elsewhere.
+        answer = await ask(holder, blob, hashes, group, came=came)
+        return None if isinstance(answer, Elsewhere) else answer
+
+    async def _follow(
+        self,
+        pointed: Address,
+        blob: BlobId,
+        hashes: bytes,
+        group: range,
+        came: Callable[[int, bytes], None],
+    ) -> list[bytes] | None:
+        """What a peer sends that was pointed to, as long as one block after the other comes."""
+        clock = asyncio.get_running_loop().time
+        patience_s = max(POINTED_S, self._patience_s())
+
+        def more(number: int, block: bytes) -> None:
+            came(number, block)
+            until.reschedule(clock() + patience_s)
+
+        try:
+            async with asyncio.timeout(patience_s) as until:
+                answer = await self._client.blocks_or_pointer(
+                    pointed, blob, hashes, group, came=more
+                )
+        except (RemoteError, TimeoutError):
+            return None
+        return None if isinstance(answer, Elsewhere) else answer
+
+
+def may_point(holder: Address, pointed: Address) -> bool:
+    """Whether a holder can know a peer there that this one can reach: nobody outside a machine or
+    a private network may have this peer ask within it."""
+    return canonical(*pointed) == pointed and _reach(pointed[0]) >= _reach(holder[0])
+
+
+def _reach(host: str) -> int:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        # A name that a person gave: nothing is known of where it leads.
+        return 2
+    return 0 if address.is_loopback else 1 + address.is_global
+
+
+def _nobody(faults: list[str]) -> str:
+    if not faults:
+        return "no peer that can be reached holds it"
+    return f"none of {len(faults)} holders could send it: {'; '.join(faults)}"
