@@ -9,6 +9,7 @@ are the keys, and `parts(segment)` the pieces of blobs that belong there.
 """
 
 import hashlib
+import re
 import unicodedata
 import urllib.parse
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ COPIES_DEFAULT = 8
 # 100,000 paths at some 300 bytes each, with every encoding; a peer keeps the manifests of its sites
 # in memory.
 MANIFEST_BYTES_MAX = 32 * 1024 * 1024
+
+# What a path may not have anywhere, and what most have nothing but: looked for in one pass, since a
+# version has thousands of paths, and each peer looks at all of them.
+_FORBIDDEN = re.compile(r"[\\\x00-\x1f\x7f-\x9f]")
+_PLAIN_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[ -.0-\[\]-~]+)+")
+_SAFE_PATH = re.compile(r"[A-Za-z0-9/\-._~!$&'()*+,;=:@]*")
 
 _DOMAIN = {1: b"p2pweb site record 1\0", 2: b"p2pweb file record 1\0"}
 
@@ -216,11 +223,15 @@ def dht_key(name: str) -> bytes:
 
 def quote_path(path: str) -> str:
     """A path spelled as in a URL: UTF-8, percent-encoded but for pchar and `/` (RFC 3986 §3.3)."""
+    if _SAFE_PATH.fullmatch(path):
+        return path
     return urllib.parse.quote(path, safe="/-._~!$&'()*+,;=:@")
 
 
 def path_fault(path: str) -> str | None:
     """Why this cannot be a file's URL path, decoded; None where it can."""
+    if len(path) <= PATH_BYTES_MAX and _PLAIN_PATH.fullmatch(path):
+        return None
     try:
         length = len(path.encode())
     except UnicodeEncodeError:
@@ -231,7 +242,7 @@ def path_fault(path: str) -> str | None:
         return "a path begins with '/' and names a file"
     if any(segment in ("", ".", "..") for segment in path[1:].split("/")):
         return "a path has no empty and no dot segments"
-    if "\\" in path or any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in path):
+    if _FORBIDDEN.search(path):
         return "its name has a backslash or a control character"
     if unicodedata.normalize("NFC", path) != path:
         return "its name is not in Unicode's normal form NFC"

@@ -30,7 +30,7 @@ from p2pweb.exchange.wire import (
     InvalidMessageError,
 )
 from p2pweb.keys import SiteId
-from p2pweb.records import InvalidRecordError, Signed, dht_key, file_name, open_record, record_key
+from p2pweb.records import InvalidRecordError, dht_key, file_name, open_record, record_key
 from p2pweb.repair_plan import (
     RECORD_COPIES,
     SPARE_S,
@@ -75,6 +75,9 @@ BYTES_PER_S = 4 * 1024 * 1024
 # one goes.
 FILLED_MAX = 0.8
 
+# Copies wanted, who is there, who has left: on these depends what is due here of a version.
+_Situation = tuple[int, frozenset[NodeId], frozenset[NodeId]]
+
 
 class Repair:
     """The repairing side of one peer; `start` when it has joined, `close` when done."""
@@ -108,8 +111,9 @@ class Repair:
         self._at = 0.0
         self._sooner = asyncio.Event()
         self._neighbours = Neighbours()
-        # In which situation nothing was lacking, and how long that is relied on.
-        self._settled: tuple[Signed, frozenset[NodeId], frozenset[NodeId]] | None = None
+        # Of which version nothing was lacking, in which situation, and how long that is relied on.
+        self._settled: SiteVersion | None = None
+        self._situation: _Situation | None = None
         self._settled_until = 0.0
         self._trim = Trim(self._node_id, store, client, self.closest, run=run, write=write)
         # There was no room for something that is due here.
@@ -180,23 +184,33 @@ class Repair:
             return
         now = asyncio.get_running_loop().time()
         present, gone = self._neighbours.present_and_gone(keepers, now)
-        situation = (version.signed, frozenset(present), frozenset(gone))
-        if situation != self._settled or now >= self._settled_until:
+        situation = (version.record.copies, frozenset(present), frozenset(gone))
+        if situation != self._situation or now >= self._settled_until:
+            # Everything is looked after; else only what a new version changed.
+            self._settled, self._situation = None, situation
+            self._settled_until = now + SETTLED_S
+        settled = self._settled
+        if settled is None or settled.signed != version.signed:
             plan = functools.partial(plan_repairs, self._node_id, present, gone)
             if self._is_nearly_full():
                 await self._trim.look(present, version.manifest, version.record.copies)
-            if await self._fetch_lacking(version, plan):
-                self._settled = None
-            else:
-                self._settled, self._settled_until = situation, now + SETTLED_S
+            is_lacking = await self._fetch_lacking(version, settled, plan)
+            self._settled = None if is_lacking else version
         await self._ask_who(known, version.record.site)
 
     async def _fetch_lacking(
-        self, version: SiteVersion, plan: Callable[[Iterable[Share], int], list[Due]]
+        self,
+        version: SiteVersion,
+        settled: SiteVersion | None,
+        plan: Callable[[Iterable[Share], int], list[Due]],
     ) -> bool:
-        """Fetch what is due and not on this disk; whether there was any such."""
+        """Fetch what is due and not on this disk; whether some of it still is not.
+
+        What `settled` has too is on this disk.
+        """
         copies = version.record.copies
-        due = await self._run(lambda: plan(shares_of(version.manifest), copies))
+        known = settled.manifest if settled else None
+        due = await self._run(lambda: plan(shares_of(version.manifest, known), copies))
         lacking: list[Due] = []
         for start in range(0, len(due), BUNDLE_ITEMS_MAX):
             lacking += await self._lacking(due[start : start + BUNDLE_ITEMS_MAX])
@@ -206,7 +220,7 @@ class Repair:
             await work.fetch(lacking[start : start + BUNDLE_ITEMS_MAX])
         if lacking:
             log.info("%s", work.told(len(lacking)))
-        return bool(lacking)
+        return work.fetched < len(lacking)
 
     async def _lacking(self, dues: Sequence[Due]) -> list[Due]:
         """Those that are not on this disk; some at a time, so that readers have their turns."""
@@ -358,13 +372,13 @@ class _Work:
         # What this peer's disk said.
         self._fault: OSError | None = None
         self._lookups = 0
-        self._fetched = 0
+        self.fetched = 0
 
     def told(self, lacking: int) -> str:
         """One line on what came of it."""
-        short = lacking - self._fetched
+        short = lacking - self.fetched
         rest = f", {short} cannot be had now" if short else ""
-        return f"fetched {self._fetched} copies that were due here{rest}"
+        return f"fetched {self.fetched} copies that were due here{rest}"
 
     async def fetch(self, dues: Sequence[Due]) -> None:
         """Fetch as many as one request asks for."""
@@ -394,7 +408,7 @@ class _Work:
             raise self._fault
         long += [due for due, is_found in zip(sought, found, strict=True) if is_found]
         for due in long:
-            self._fetched += not due.with_bytes or await self._repair.fetch_bytes(due)
+            self.fetched += not due.with_bytes or await self._repair.fetch_bytes(due)
 
     async def _find(self, due: Due) -> bool:
         try:
@@ -431,7 +445,7 @@ class _Work:
             asked[key].add(contact)
         for (key, item, gives), is_whole in zip(items, whole, strict=True):
             if is_whole:
-                self._fetched += 1
+                self.fetched += 1
                 del wanted[key]
             elif _is_long(item):
                 long.append(wanted.pop(key))

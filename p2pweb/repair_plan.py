@@ -177,9 +177,11 @@ class Ranks:
         return closer
 
 
-def shares_of(manifest: Manifest) -> Iterator[Share]:
-    """Everything that a version's file records put at a key."""
+def shares_of(manifest: Manifest, known: Manifest | None = None) -> Iterator[Share]:
+    """Everything that a version's file records put at a key, but for what `known` has too."""
     for entry in manifest.entries:
+        if known is not None and known.get(entry.path) == entry:
+            continue
         record = entry.file_record(manifest.public_key)
         for segment in range(record.segment_count):
             yield Share(record_key(record, segment), record, segment)

@@ -23,7 +23,7 @@ from p2pweb.errors import CorruptError, NotAPeerError, RemoteError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.service import Placed
-from p2pweb.exchange.wire import InvalidMessageError, ItemAnswer
+from p2pweb.exchange.wire import BUNDLE_DATA_BYTES, InvalidMessageError, ItemAnswer
 from p2pweb.records import COPIES_MAX, record_key
 from p2pweb.repair_plan import RECORD_COPIES
 from p2pweb.store.books import Part
@@ -42,6 +42,9 @@ PLACES_MAX = 8
 LOOKUPS_MAX = 16
 # and more in so many sweeps over the key space, side by side.
 SWEEPS = 4
+# What is kept in memory of one batch while it is placed, so that it is read and proved once and not
+# for each peer: one bundle's bytes.
+READ_BYTES_MAX = BUNDLE_DATA_BYTES
 
 _Read = Callable[[Sequence[Part]], Awaitable[Sequence[SegmentData]]]
 
@@ -95,11 +98,17 @@ class Replication:
         read from there. Where there are fewer peers than copies, all of them is what is wanted.
         """
         at_hand = {(data.blob, data.segment): data for data in segments}
+        reading = asyncio.Lock()
 
         async def read(parts: Sequence[Part]) -> list[SegmentData]:
-            if at_hand.keys() >= set(parts):
-                return [at_hand[part] for part in parts]
-            return await self._read(parts)
+            # One after the other: what one peer lacks is mostly what the next one lacks.
+            async with reading:
+                for data in await self._read([part for part in parts if part not in at_hand]):
+                    at_hand[data.blob, data.segment] = data
+                found = [at_hand[part] for part in parts if part in at_hand]
+                if sum(len(data.data) for data in at_hand.values()) > READ_BYTES_MAX:
+                    at_hand.clear()
+                return found
 
         async with self._placing:
             return await self._place(items, max(1, min(copies, COPIES_MAX)), read)
@@ -145,8 +154,8 @@ class Replication:
         """Tell each of the `need` peers closest to its key, but for those that it has tried."""
         # With fewer contacts than a lookup ends with, those are the closest to every key.
         if self._overlay.knows_few():
+            contacts = self._overlay.closest(self._node_id, COPIES_MAX)
             for task in tasks:
-                contacts = self._overlay.closest(_key(task.item), COPIES_MAX)
                 task.candidates = self._untried(task, contacts, COPIES_MAX)
             return
         if len(tasks) <= LOOKUPS_MAX or need == RECORD_COPIES:
@@ -193,10 +202,11 @@ class Replication:
         last resort.
         """
         key = _key(task.item)
-        nearest = sorted(contacts, key=lambda contact: distance(contact.id, key))
-        ranked: list[Contact | None] = [*nearest]
+        far = [distance(contact.id, key) for contact in contacts]
+        nearest = sorted(range(len(far)), key=far.__getitem__)
+        ranked: list[Contact | None] = [contacts[number] for number in nearest]
         own = distance(self._node_id, key)
-        nearer = sum(distance(contact.id, key) < own for contact in contacts)
+        nearer = sum(one < own for one in far)
         if nearer < need or need == RECORD_COPIES:
             ranked.insert(nearer, None)
         return deque(one for one in ranked if one not in task.tried)
@@ -269,6 +279,8 @@ class Replication:
         self._avoided[address] = (now + AVOID_S, fault)
 
     async def _read(self, parts: Sequence[Part]) -> list[SegmentData]:
+        if not parts:
+            return []
         return await self._run(lambda: [data for part in parts if (data := self._read_one(part))])
 
     def _read_one(self, part: Part) -> SegmentData | None:

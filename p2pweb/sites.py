@@ -300,7 +300,7 @@ class Sites:
         if signed is None or not self._is_higher(signed, known):
             return
         version, data = await self._open(signed)
-        if not is_kept and self._keeps(version.record.site):
+        if data is not None and not is_kept and self._keeps(version.record.site):
             try:
                 kept = await self._run(
                     lambda: self._store.commit([Item(signed)], segments_of(data))
@@ -331,10 +331,14 @@ class Sites:
         floors = (self._highest.get(signed.record.site), known.floor)
         return all(floor is None or order_of(signed) >= order_of(floor) for floor in floors)
 
-    async def _open(self, signed: Signed) -> tuple[SiteVersion, bytes]:
-        """Fetch a version's manifest and read it; the version, and the manifest's bytes."""
+    async def _open(self, signed: Signed) -> tuple[SiteVersion, bytes | None]:
+        """Fetch a version's manifest and read it; the version, and the manifest's bytes, unless the
+        store has read them already."""
         record = signed.record
         assert isinstance(record, SiteRecord)  # noqa: S101 - `_site_record` and the store see to it
+        kept = self._store.live_manifest(signed)
+        if kept is not None:
+            return SiteVersion(signed, record, kept, Pages(kept)), None
         key = record_key(record)
         if record.manifest_size_bytes > PROXIED_BYTES_MAX and not self._keeps(record.site):
             raise UnavailableError("the site is too large for a peer that does not keep it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import random
 import unicodedata
@@ -165,15 +166,15 @@ def test_fifo_is_left_out(root: Path) -> None:
 def test_name_that_cannot_be_looked_at_is_left_out_with_the_reason(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Path.resolve
+    whole = Path.stat
 
-    def resolve(path: Path, strict: bool = False) -> Path:
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
         if path.name == "closed":
             raise PermissionError(errno.EACCES, "Permission denied")
-        return whole(path, strict=strict)
+        return whole(path, follow_symlinks=follow_symlinks)
 
     (root / "closed").write_text("")
-    monkeypatch.setattr(Path, "resolve", resolve)
+    monkeypatch.setattr(Path, "stat", stat)
     assert left_out(root) == {"/closed": "it cannot be read: Permission denied"}
 
 
@@ -187,14 +188,14 @@ def test_file_without_permission_is_left_out(root: Path, monkeypatch: pytest.Mon
 
 def test_folder_without_permission_is_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = write(root / "secret" / "file").parent.resolve()
-    listed = Path.iterdir
+    listed = os.scandir
 
-    def iterdir(path: Path) -> object:
+    def scandir(path: Path) -> object:
         if path == secret:
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "scandir", scandir)
     assert left_out(root) == {"/secret/": "it cannot be read: Permission denied"}
 
 
@@ -382,7 +383,7 @@ def workdir(tmp_path: Path) -> Path:
 
 
 def bytes_of(encoded: EncodedFile) -> dict[str, bytes]:
-    return {name: found.source.read_bytes() for name, found in encoded.encodings.items()}
+    return {name: read_segment(found, 0).data for name, found in encoded.encodings.items()}
 
 
 def test_files_worth_it_are_encoded_and_the_others_are_themselves(
@@ -408,13 +409,31 @@ def test_files_worth_it_are_encoded_and_the_others_are_themselves(
     for path, file in by_path.items():
         assert tuple(file.encodings) == names.get(path, ("identity",))
         assert file.encodings["identity"].source == root.resolve() / path[1:]
-        for found in file.encodings.values():
-            assert (found.blob, found.hashes) == blob_of(found.source.read_bytes())
+        for name, found in file.encodings.items():
+            data = read_segment(found, 0).data
+            assert (found.blob, found.hashes) == blob_of(data)
+            if name == "gzip":
+                assert gzip.decompress(data) == file.file.source.read_bytes()
     entry = by_path["/page.html"].entry()
     assert (entry.path, entry.media_type) == ("/page.html", "text/html; charset=utf-8")
     assert tuple(encoding.name for encoding in entry.encodings) == ENCODING_NAMES
     assert entry.blob == blob_of(PAGE)[0]
     assert sum(done) == len(PAGE) + 5_000 + 6_000
+    # Nothing is written for short files, of which there may be many thousands.
+    assert {path.name.partition(".")[0] for path in workdir.iterdir()} == {
+        f"{entry.blob.root.hex()}-{entry.blob.size_bytes}"
+    }
+
+
+def test_short_file_that_changed_since_it_was_encoded_is_not_sent(
+    root: Path, workdir: Path
+) -> None:
+    write(root / "brief.txt", PAGE[:6_000])
+    brief = encode_files(hashed_files(root), workdir)[0]
+    for changed in (PAGE[:6_001], PAGE[:5_999], PAGE[1:6_001]):
+        write(root / "brief.txt", changed)
+        with pytest.raises(UsageError, match="has changed while it was published"):
+            read_segment(brief.encodings["gzip"], 0)
 
 
 def test_what_lies_in_the_work_directory_is_not_made_again(

@@ -250,6 +250,14 @@ def test_path_that_deceives_is_refused(path: str, why: str) -> None:
     assert why in str(path_fault(path))
 
 
+def test_a_path_is_spelled_as_the_standard_library_spells_it() -> None:
+    for char in map(chr, range(0x300)):
+        path = f"/a{char}b"
+        assert records.quote_path(path) == urllib.parse.quote(path, safe="/-._~!$&'()*+,;=:@")
+        in_order = char != "\\" and (" " <= char <= "~" or char >= "\xa0")
+        assert (path_fault(path) is None) == (in_order and unicodedata.is_normalized("NFC", path))
+
+
 @given(st.text(st.characters(codec=None)))
 def test_any_text_is_a_path_or_has_a_fault(path: str) -> None:
     if path_fault(path) is None:

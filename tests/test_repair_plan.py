@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 
+import msgspec
+
 from p2pweb.dht.contact import ID_BYTES, Contact, NodeId, distance
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Why
 from p2pweb.keys import SiteKey
@@ -135,6 +137,15 @@ def test_a_long_file_has_a_share_for_each_segment() -> None:
     assert [share.key for share in shares] == [
         record_key(shares[0].record, number) for number in range(3)
     ]
+
+
+def test_of_a_version_after_a_known_one_only_what_changed_is_shared() -> None:
+    before = manifest(5)
+    changed = msgspec.structs.replace(before.entries[2], seq=2)
+    added = msgspec.structs.replace(before.entries[0], path="/new.txt", seq=2)
+    after = Manifest(KEY.public_key, 2, [*before.entries[1:2], changed, added, before.entries[4]])
+    assert [share.record.path for share in shares_of(after, before)] == ["/2.txt", "/new.txt"]
+    assert list(shares_of(before, before)) == []
 
 
 # Neighbours

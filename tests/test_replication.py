@@ -9,8 +9,9 @@ from typing import TypeVar, cast
 import pytest
 from peer_duties import duties
 
+from p2pweb import replication as replication_module
 from p2pweb.address import Address
-from p2pweb.blobs import SegmentData, segments_of
+from p2pweb.blobs import SEGMENT_BYTES, BlobId, SegmentData, segments_of
 from p2pweb.dht.contact import Contact, NodeId, distance
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import NotAPeerError, RemoteError
@@ -131,9 +132,9 @@ class Large:
 
 @asynccontextmanager
 async def replicating(
-    overlay: Known | Large | None = None,
+    overlay: Known | Large | None = None, store: Store | None = None
 ) -> AsyncIterator[tuple[Replication, Bundles]]:
-    client, store = Bundles(), memory_store()
+    client, store = Bundles(), store or memory_store()
     replication = Replication(OWN_ID, store, client, cast(Overlay, overlay or Known()), run)
     try:
         yield replication, client
@@ -154,6 +155,38 @@ async def test_few_bytes_travel_with_their_record_in_one_request_to_each_peer() 
         assert {address for address, *_ in client.sent} == wanted
         assert len(client.sent) == len(wanted)
         assert all(segments == (segment,) for _, _, segments, _ in client.sent)
+
+
+@pytest.mark.parametrize("limit_bytes", [SEGMENT_BYTES, SENT_UNASKED_BYTES_MAX])
+async def test_bytes_are_read_once_for_all_peers_within_the_limit(
+    limit_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replication_module, "READ_BYTES_MAX", limit_bytes)
+    store, reads = memory_store(), []
+    read_segment = store.read_segment
+
+    def counted(blob: BlobId, segment: int) -> SegmentData | None:
+        reads.append(blob)
+        return read_segment(blob, segment)
+
+    monkeypatch.setattr(store, "read_segment", counted)
+    size_bytes = SENT_UNASKED_BYTES_MAX + 1
+    files = [small_file(bytes([n]) * size_bytes, f"/{n}.bin") for n in range(3)]
+    items = [item for item, _ in files]
+    store.commit(items, [segment for _, segment in files])
+    async with replicating(store=store) as (replication, client):
+        placed = await replication.place(items, 8)
+        assert placed == [Placed(8, 8)] * 3
+        held = [client.stores[one.address] for one in CONTACTS if one.address in client.stores]
+        for item, segment in files:
+            copies = [each.read_segment(segment.blob, 0) for each in held]
+            assert copies.count(segment) == 8 - (_from(item)(OWN_ID) < _eighth(item))
+    assert len(reads) == 3 if limit_bytes == SEGMENT_BYTES else len(reads) > 3
+
+
+def _eighth(item: Item) -> int:
+    """How far from an item's key the eighth closest contact is."""
+    return sorted(_from(item)(one.id) for one in CONTACTS)[7]
 
 
 def _from(item: Item) -> Callable[[bytes], int]:

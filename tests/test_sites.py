@@ -103,6 +103,22 @@ async def seq_of(sites: Sites) -> int:
     return version.record.seq
 
 
+async def test_a_manifest_that_the_store_has_read_is_not_read_again() -> None:
+    store = memory_store()
+    async with served(store, Disk().run, Nobody()) as sites:
+        publish(store, 1)
+        first = await sites.current(KEY.site)
+        publish(store, 2)
+        assert first is not None
+        # Only of the live version.
+        assert store.live_manifest(first.signed) is None
+        sites.notice(KEY.site)
+        version = await sites.current(KEY.site)
+        assert version is not None
+        assert version.manifest.seq == 2
+        assert version.manifest is store.live_manifest(version.signed)
+
+
 async def test_visitor_who_leaves_does_not_take_the_news_along() -> None:
     store, disk = memory_store(), Disk()
     async with served(store, disk.run, Nobody()) as sites:

@@ -33,7 +33,7 @@ from bench_dht_network import (
 )
 from bench_dht_publish import Published, publish
 from bench_dht_report import FIRST_HITS, Cell, as_json, print_report
-from bench_flags import Parser, names
+from bench_flags import Parser, names, numbers
 from bench_kinds import BenchError
 from bench_machine import busy_note, machine, memory_note
 
@@ -144,8 +144,8 @@ def parse_options(words: Words = None) -> Options:
     _check_range("--gets", given.gets, 1, GETS_MAX)
     _check_range("--rounds", given.rounds, 1, ROUNDS_MAX)
     _check_range("--seconds", given.seconds, 1, SECONDS_MAX)
-    sizes = _numbers("--nodes", given.nodes, NODES_MIN, NODES_MAX)
-    killed = _numbers("--killed", given.killed, 0, KILLED_MAX)
+    sizes = numbers("--nodes", given.nodes, NODES_MIN, NODES_MAX)
+    killed = numbers("--killed", given.killed, 0, KILLED_MAX)
     for nodes in sizes:
         if _doomed(nodes, max(killed)) == nodes:
             raise BenchError(f"of {nodes} nodes none would live if {max(killed)}% were killed")
@@ -172,15 +172,6 @@ def _doomed(nodes: int, killed: int) -> int:
 def _check_range(flag: str, given: int | None, least: int, most: int) -> None:
     if given is not None and not least <= given <= most:
         raise BenchError(f"{flag} is a number from {least} to {most}")
-
-
-def _numbers(flag: str, given: str, least: int, most: int) -> list[int]:
-    """The numbers in a list with commas, each once."""
-    words = [word.strip() for word in given.split(",") if word.strip()]
-    good = [int(word) for word in words if word.isdecimal() and least <= int(word) <= most]
-    if not words or len(good) < len(words):
-        raise BenchError(f"{flag} is a list of numbers from {least} to {most}, with commas")
-    return list(dict.fromkeys(good))
 
 
 # --- the run ---

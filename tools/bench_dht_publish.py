@@ -12,21 +12,19 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench_dht_network import COPIES_UNTOLD, PATIENCE_S, Call, Calls
 from bench_kinds import HOST, BenchError
-from bench_servers import free_ports
+from bench_peers import peers, until_known
 
 PEER = Path(__file__).resolve().parent / "bench_dht_peer.py"
 PEERS = 10
 COPIES = 8
 FILE_BYTES = 1024
-READY_S = 60.0
 # The first few open the connections between the peers, and are not counted.
 WARM_UP = 5
 # The parts need fewer: they vary less.
@@ -45,19 +43,19 @@ async def publish(count: int, folder: Path) -> Published:
     """Publish so many files, one after the other; the peers have their data in the folder."""
     from p2pweb.exchange.client import PeerClient
 
-    async with _peers(folder) as ports:
+    async with peers(folder, PEERS, PEER) as started:
         client = PeerClient()
         try:
-            return await _publish(count, client, ports, folder)
+            return await _publish(count, client, started[0].port, folder)
         finally:
             await client.close()
 
 
-async def _publish(count: int, client: object, ports: list[int], folder: Path) -> Published:
+async def _publish(count: int, client: object, port: int, folder: Path) -> Published:
     from p2pweb.keys import SiteKey
 
-    entry = (HOST, ports[0])
-    await _until_known(client, entry)
+    entry = (HOST, port)
+    await until_known(client, entry, PEERS - 1)
     key = SiteKey(os.urandom(32))
     published = Published()
     published.calls.wanted = count
@@ -134,59 +132,3 @@ def _commits(path: Path, count: int) -> list[float]:
             database.execute("INSERT INTO written VALUES (?)", (os.urandom(FILE_BYTES),))
             times.append((time.perf_counter() - start) * 1000)
     return times
-
-
-# --- the peers ---
-
-
-@contextlib.asynccontextmanager
-async def _peers(folder: Path) -> AsyncIterator[list[int]]:
-    """So many peers that joined by the first one, whose ends come with the block's."""
-    ports = free_ports(PEERS)
-    processes: list[asyncio.subprocess.Process] = []
-    try:
-        await _start(processes, folder, ports[0], None)
-        await asyncio.gather(*(_start(processes, folder, port, ports[0]) for port in ports[1:]))
-        yield ports
-    finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        for process in processes:
-            await asyncio.shield(process.wait())
-
-
-async def _start(
-    processes: list[asyncio.subprocess.Process], folder: Path, port: int, join: int | None
-) -> None:
-    joins = () if join is None else ("--join", f"{HOST}:{join}")
-    log = folder / f"{port}.log"
-    output = os.open(log, os.O_WRONLY | os.O_CREAT)
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(PEER), "up", "--port", str(port), "--host", HOST),
-            *("--data", str(folder / str(port)), *joins),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=output,
-            start_new_session=True,
-        )
-    finally:
-        os.close(output)
-    processes.append(process)
-    assert process.stdout is not None
-    line = b""
-    with contextlib.suppress(TimeoutError):
-        line = await asyncio.wait_for(process.stdout.readline(), READY_S)
-    if not line.startswith(b"p2pweb ready"):
-        words = log.read_text(errors="replace").strip().splitlines() or ["it says nothing"]
-        raise BenchError(f"the peer on port {port} does not start: {words[-1]}")
-
-
-async def _until_known(client: object, entry: tuple[str, int]) -> None:
-    """Wait until a peer knows all the others."""
-    deadline = time.monotonic() + READY_S
-    while len(await client.peers(entry)) < PEERS - 1:
-        if time.monotonic() > deadline:
-            raise BenchError(f"a peer does not know the {PEERS - 1} others after {READY_S:.0f} s")
-        await asyncio.sleep(0.2)

@@ -29,3 +29,12 @@ def names(what: str, given: str | None, known: list[str], *, flag: str | None = 
     if not found:
         raise BenchError(f"{flag or f'--{what}s'} names none: there are {', '.join(known)}")
     return [name for name in known if name in found]
+
+
+def numbers(flag: str, given: str, least: int, most: int) -> list[int]:
+    """The numbers in a list with commas, each once."""
+    words = [word.strip() for word in given.split(",") if word.strip()]
+    good = [int(word) for word in words if word.isdecimal() and least <= int(word) <= most]
+    if not words or len(good) < len(words):
+        raise BenchError(f"{flag} is a list of numbers from {least} to {most}, with commas")
+    return list(dict.fromkeys(good))

@@ -566,6 +566,11 @@ class Store:
         live = self._live.get(record.site)
         return live is not None and live.has(record)
 
+    def live_manifest(self, signed: Signed) -> Manifest | None:
+        """The manifest of a site's record, if that is the live version and its manifest is here."""
+        live = self._live.get(signed.record.site)
+        return live.manifest if live is not None and live.signed == signed else None
+
     def live_site(self, site: SiteId) -> Signed | None:
         """The site's newest version whose manifest was here whole."""
         kept = self.find(records.dht_key(records.site_name(site)))

@@ -1,0 +1,202 @@
+"""What one peer looks after in its rounds of repair, with a disk and neighbours of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import TypeVar, cast
+
+import msgspec
+import pytest
+
+from p2pweb import repair as repair_module
+from p2pweb.blobs import blob_of, segments_of
+from p2pweb.dht.contact import Contact, NodeId
+from p2pweb.dht.overlay import Overlay
+from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.reader import BlobReader
+from p2pweb.exchange.wire import PROTOCOL, Bundle, PeerInfo
+from p2pweb.keys import SiteKey
+from p2pweb.manifest import Entry, Manifest
+from p2pweb.pages import Pages
+from p2pweb.records import Encoding, FileRecord, Record, SiteRecord, sign
+from p2pweb.repair import Repair
+from p2pweb.sites import SiteVersion
+from p2pweb.store.opening import memory_store
+from p2pweb.store.store import Item, Store
+
+T = TypeVar("T")
+
+KEY = SiteKey(b"k" * 32)
+FILES = 10
+PATIENCE_S = 20.0
+
+
+async def run(call: Callable[[], T]) -> T:
+    return call()
+
+
+class Neighbours:
+    """An overlay of a few contacts, and a client to which all of them are peers of the site."""
+
+    def __init__(self) -> None:
+        self.known = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in (1, 2)]
+
+    def contacts(self) -> list[Contact]:
+        return self.known
+
+    def closest(self, key: bytes, count: int) -> list[Contact]:
+        return self.known[:count]
+
+    async def peer_info(self, address: tuple[str, int]) -> PeerInfo:
+        known = bytes([address[1]]) * 20
+        return PeerInfo(p2pweb=PROTOCOL, id=known.hex(), home=KEY.site, version="1")
+
+    async def copies(self, address: tuple[str, int], wanted: object) -> Bundle:
+        return Bundle((), (), 0)
+
+
+def file_of(number: int, seq: int) -> tuple[FileRecord, bytes]:
+    data = b"file %d of %d" % (number, seq)
+    blob, _ = blob_of(data)
+    encodings = (Encoding("identity", blob.size_bytes, blob.root),)
+    return FileRecord(
+        public_key=KEY.public_key,
+        path=f"/{number}.txt",
+        seq=seq,
+        media_type="text/plain",
+        encodings=encodings,
+    ), data
+
+
+def version_of(seq: int, seqs: list[int]) -> SiteVersion:
+    """A version whose files last changed in these; a site's record that names its manifest."""
+    entries = [
+        Entry(
+            path=record.path,
+            media_type=record.media_type,
+            seq=record.seq,
+            modified_s=1,
+            encodings=record.encodings,
+        )
+        for record, _ in (file_of(number, each) for number, each in enumerate(seqs))
+    ]
+    manifest = Manifest(KEY.public_key, seq, entries)
+    blob, _ = blob_of(manifest.encode())
+    record = SiteRecord(
+        public_key=KEY.public_key,
+        seq=seq,
+        published_s=seq,
+        copies=8,
+        manifest_size_bytes=blob.size_bytes,
+        manifest_root=blob.root,
+    )
+    return SiteVersion(sign(record, KEY), record, manifest, Pages(manifest))
+
+
+def keep(store: Store, number: int, seq: int) -> None:
+    record, data = file_of(number, seq)
+    store.commit([Item(sign(record, KEY))], segments_of(data))
+
+
+@asynccontextmanager
+async def repairing(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Repair]:
+    """Rounds that come at once; `world.looked` has the paths that were looked after."""
+    for pause in ("START_S", "AFTER_VERSION_S", "PAUSE_S"):
+        monkeypatch.setattr(repair_module, pause, 0.0)
+    monkeypatch.setattr(repair_module, "LOOKUPS_MAX", 0)
+    holds = world.store.holds
+
+    def noted(key: bytes, record: Record, *, with_bytes: bool) -> bool:
+        world.looked.append(record.path)
+        world.ever.add(record.path)
+        is_held: bool = holds(key, record, with_bytes=with_bytes)
+        return is_held
+
+    monkeypatch.setattr(world.store, "holds", noted)
+
+    async def live() -> SiteVersion:
+        world.rounds += 1
+        version: SiteVersion = world.version
+        return version
+
+    repair = Repair(
+        bytes(20),
+        world.store,
+        cast(PeerClient, world.neighbours),
+        cast(Overlay, world.neighbours),
+        cast(BlobReader, None),
+        live,
+        run=run,
+        write=run,
+        rng=random.Random(1),
+    )
+    chore = repair.start()
+    try:
+        yield repair
+        assert not chore.done() or chore.exception() is None
+    finally:
+        await repair.close()
+        world.store.close()
+
+
+async def looked_after(world: SimpleNamespace, repair: Repair) -> list[str]:
+    """What a round looks after that begins now, or the one that has begun, once it is over."""
+    world.looked.clear()
+    rounds = world.rounds
+    repair.has_version()
+    async with asyncio.timeout(PATIENCE_S):
+        # One round more: then that one is over.
+        while world.rounds < rounds + 2:
+            await asyncio.sleep(0.01)
+            repair.has_version()
+    return sorted(world.looked)
+
+
+async def test_of_a_new_version_only_what_changed_is_looked_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everything = [f"/{number}.txt" for number in range(FILES)]
+    seqs = [1] * FILES
+    world = SimpleNamespace(
+        store=memory_store(),
+        neighbours=Neighbours(),
+        version=version_of(1, seqs),
+        looked=[],
+        ever=set(),
+        rounds=0,
+    )
+    for number in range(FILES):
+        keep(world.store, number, 1)
+    async with repairing(world, monkeypatch) as repair:
+        # The first round may be the one that has begun, or the one before.
+        assert set(await looked_after(world, repair)) <= set(everything)
+        assert sorted(set(world.ever)) == everything
+        assert await looked_after(world, repair) == []
+
+        seqs[4] = 2
+        keep(world.store, 4, 2)
+        world.version = version_of(2, seqs)
+        assert await looked_after(world, repair) == ["/4.txt"]
+
+        # What is lacking then is looked after until it is there, with all the rest.
+        seqs[5] = 3
+        world.version = version_of(3, seqs)
+        assert set(await looked_after(world, repair)) >= {"/5.txt"}
+        keep(world.store, 5, 3)
+        assert set(await looked_after(world, repair)) == set(everything)
+        assert await looked_after(world, repair) == []
+
+        # Other neighbours, or other copies wanted, and other things are due.
+        world.neighbours.known.append(Contact(NodeId(b"\3" * 20), ("192.0.2.1", 3)))
+        assert await looked_after(world, repair) == everything
+        record = msgspec.structs.replace(world.version.record, copies=2, seq=4)
+        world.version = SiteVersion(
+            sign(record, KEY), record, world.version.manifest, world.version.pages
+        )
+        assert await looked_after(world, repair) == everything
