@@ -22,6 +22,8 @@ from typing import TypeVar
 from p2pweb import __version__
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import SegmentData
+from p2pweb.census import Census
+from p2pweb.checkup import Checkup, Place, Reacher
 from p2pweb.clock import Entropy, WallClock
 from p2pweb.dht.contact import ID_BYTES, canonical_host
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
@@ -34,7 +36,7 @@ from p2pweb.exchange.client import ConnectorFactory, PeerClient, tcp_connector
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.service import Duties, PeerService, Placed
 from p2pweb.exchange.status import status_of
-from p2pweb.exchange.wire import PROTOCOL, PeerInfo, PeerStatus
+from p2pweb.exchange.wire import PROTOCOL, DiskStatus, PeerInfo, PeerStatus
 from p2pweb.gateway import Gateway
 from p2pweb.holdings import Holdings
 from p2pweb.hosts import Hosts, own_names
@@ -54,6 +56,7 @@ from p2pweb.scrub import DAY_S, DAYS_DEFAULT, Scrub
 from p2pweb.secret import Secret
 from p2pweb.sites import Sites, SiteVersion
 from p2pweb.store.opening import open_store
+from p2pweb.store.room import Room
 from p2pweb.store.store import Item, Store
 from p2pweb.watch import Watch
 from p2pweb.worker import Runs, Worker
@@ -176,6 +179,20 @@ class PeerNode:
             write=self._writer,
             rng=self._rng,
         )
+        self.census = Census(
+            self.node_id,
+            store,
+            self.client,
+            self.overlay,
+            self.repair,
+            self._counted_site,
+            run=self._run,
+            rng=self._rng,
+        )
+        place = Place(
+            node_id=self.node_id, hosts=options.hosts, port=options.port, data=options.data
+        )
+        self._checkup = Checkup(place, self.client, self.overlay, wall, self._run)
         self.watch = Watch(self.node_id, self.overlay)
         self.scrub = Scrub(
             store, self._run, self._rng, options.scrub_days * DAY_S, self.repair.has_damage
@@ -184,9 +201,12 @@ class PeerNode:
         duties = Duties(
             info=self.info,
             status=self.status,
+            facts=lambda: self._checkup.facts(self.status),
             contacts=lambda: [one.address for one in self.overlay.contacts() if one.proved],
             takes=self.holdings.takes,
             live_site=self._live_site,
+            held=self.census.held,
+            reach=Reacher(self.client, self.overlay).reach,
             kept=self._kept,
             place=self._place,
         )
@@ -217,20 +237,38 @@ class PeerNode:
         )
 
     def _room_bytes(self) -> int | None:
+        room = self._room()
+        if room is None:
+            return 0
+        return None if math.isinf(room.for_good) else int(room.for_good)
+
+    def _disk_status(self) -> DiskStatus | None:
+        room = self._room()
+        if room is None or math.isinf(room.disk_free_bytes):
+            return None
+        return DiskStatus(
+            used_bytes=room.used_bytes,
+            budget_bytes=room.limit_bytes,
+            free_bytes=int(room.disk_free_bytes),
+        )
+
+    def _room(self) -> Room | None:
         try:
-            room = self._store.room().for_good
+            return self._store.room()
         except CorruptError as error:
             log.warning("%s", error)
-            return 0
-        return None if math.isinf(room) else int(room)
+            return None
 
-    def status(self) -> PeerStatus:
+    async def status(self) -> PeerStatus:
+        sites = await self.census.statuses()
         return status_of(
             self.info(),
             self.overlay.contacts(),
             begun_s=self._begun_s,
             now_s=asyncio.get_running_loop().time(),
             knows_others=bool(self._options.join or self._state.contacts),
+            sites=sites,
+            disk=self._disk_status(),
         )
 
     async def start(self) -> None:
@@ -251,7 +289,13 @@ class PeerNode:
         self._note_contacts()
         self._save_state()
         self._asking = asyncio.ensure_future(self._keep_asking(joined=not knows_others))
-        for chore in (self._asking, self.watch.start(), self.repair.start(), self.scrub.start()):
+        chores = (
+            self.watch.start(),
+            self.repair.start(),
+            self.scrub.start(),
+            self.census.start(),
+        )
+        for chore in (self._asking, *chores):
             chore.add_done_callback(_tell_failure)
 
     async def _catch_up(self) -> None:
@@ -276,6 +320,7 @@ class PeerNode:
         if self._access_log is not None:
             await self._access_log.close()
         await self.watch.close()
+        await self.census.close()
         await self.repair.close()
         await self.scrub.close()
         await self.news.close()
@@ -410,6 +455,11 @@ class PeerNode:
         self._follow_at = now + FOLLOW_S * self._rng.uniform(0.75, 1.25)
         return await self.sites.current(home)
 
+    async def _counted_site(self) -> SiteVersion | None:
+        """The live version of the home site, without asking anybody."""
+        home = self.holdings.home
+        return None if home is None else await self.sites.known(home)
+
     async def _live_site(self, site: SiteId, fresh: bool) -> Signed | None:
         version = await (self.sites.fresh(site) if fresh else self.sites.current(site))
         return version.signed if version else None
@@ -419,6 +469,7 @@ class PeerNode:
     def _met(self, event: Event) -> None:
         _tell(event)
         self.repair.met(event)
+        self.census.met(event)
         if isinstance(event, ContactReturned):
             self.news.remind(event.contact)
         self._save_soon()

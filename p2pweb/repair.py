@@ -297,6 +297,14 @@ class Repair:
         """Whether a contact keeps the site."""
         self._neighbours.note(contact, asyncio.get_running_loop().time(), keeps=keeps)
 
+    def keepers(self, contacts: Sequence[Contact]) -> list[Contact]:
+        """Those that keep the site, as far as is known."""
+        return self._neighbours.keepers(contacts)
+
+    def spared(self) -> list[NodeId]:
+        """Those that left so lately that they may come back."""
+        return self._neighbours.present_and_gone([], asyncio.get_running_loop().time())[0]
+
     async def ask(self, contact: Contact, dues: Sequence[Due]) -> Bundle | None:
         """What a contact has of these; None where it fails, or keeps no site at all."""
         try:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import brotli
 import zstandard
@@ -22,7 +22,7 @@ from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.service import Duties, PeerService
 from p2pweb.exchange.status import status_of
-from p2pweb.exchange.wire import PROTOCOL, PeerInfo
+from p2pweb.exchange.wire import PROTOCOL, PeerInfo, PeerStatus
 from p2pweb.gateway import Gateway
 from p2pweb.hosts import Hosts
 from p2pweb.http.media_types import media_type_of
@@ -191,16 +191,25 @@ async def peer(files: dict[str, bytes]) -> AsyncIterator[Gateway]:
         version = await sites.current(KEY.site) if site == KEY.site else None
         return version.signed if version else None
 
+    async def status() -> PeerStatus:
+        return status_of(info, [], begun_s=0, now_s=0, knows_others=False)
+
+    async def nothing(*_: object) -> Any:
+        return None
+
     async def nowhere(items: object, copies: int, segments: object) -> list[object]:
         return []
 
     info = PeerInfo(p2pweb=PROTOCOL, id="00" * 20, home=KEY.site, version="1")
     duties = Duties(
         info=lambda: info,
-        status=lambda: status_of(info, [], begun_s=0, now_s=0, knows_others=False),
+        status=status,
+        facts=nothing,
         contacts=lambda: [("192.0.2.1", 8080)],
         takes=lambda site: site == KEY.site,
         live_site=live,
+        held=nothing,
+        reach=nothing,
         kept=lambda _: None,
         place=nowhere,  # type: ignore[arg-type]
     )

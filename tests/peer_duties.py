@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from p2pweb.exchange.facts import Facts, Reached
 from p2pweb.exchange.service import Duties, Placed
 from p2pweb.exchange.wire import PeerInfo, PeerStatus
 from p2pweb.keys import SiteId
@@ -17,8 +18,16 @@ async def _knows_no_version(*_: object) -> None:
     return None
 
 
-def _no_status() -> PeerStatus:
+async def _no_status() -> PeerStatus:
     raise NotImplementedError
+
+
+async def _no_facts() -> Facts:
+    raise NotImplementedError
+
+
+async def _reaches_nobody(*_: object) -> Reached:
+    return Reached(udp=False, tcp=False)
 
 
 def duties(takes: Callable[[SiteId], bool]) -> Duties:
@@ -26,9 +35,12 @@ def duties(takes: Callable[[SiteId], bool]) -> Duties:
     return Duties(
         info=lambda: PeerInfo(p2pweb=1, id="", home=None, version=""),
         status=_no_status,
+        facts=_no_facts,
         contacts=list,
         takes=takes,
         live_site=_knows_no_version,
+        held=_knows_no_version,
+        reach=_reaches_nobody,
         kept=lambda _: None,
         place=_places_nothing,
     )

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from p2pweb.blobs import BLOB_BYTES_MAX, SEGMENT_BYTES, BlobId, SegmentData, segments_of
 from p2pweb.exchange import wire
+from p2pweb.exchange.facts import decode_facts, decode_reached
 from p2pweb.exchange.wire import Bundle, InvalidMessageError, ItemAnswer, PeerInfo
 from p2pweb.keys import SiteKey
-from p2pweb.records import Encoding, FileRecord, Signed, sign
+from p2pweb.records import SEQ_MAX, Encoding, FileRecord, Signed, sign
 from p2pweb.store.store import Held, Item, Outcome, Refused, Stale
 
 KEY = SiteKey(b"k" * 32)
@@ -39,9 +40,13 @@ DECODERS: list[Callable[[bytes], object]] = [
     wire.decode_peer_info,
     wire.decode_status,
     wire.decode_peers,
+    decode_facts,
+    decode_reached,
 ]
 EVERY_DECODER = pytest.mark.parametrize(
-    "decode", DECODERS, ids=["bundle", "answers", "keys", "info", "status", "peers"]
+    "decode",
+    DECODERS,
+    ids=["bundle", "answers", "keys", "info", "status", "peers", "facts", "reached"],
 )
 
 blobs = st.builds(BlobId, st.integers(0, BLOB_BYTES_MAX), st.binary(min_size=32, max_size=32))
@@ -332,3 +337,28 @@ def test_keys_come_through_and_no_more_than_go_into_an_answer() -> None:
     for broken in ([*wanted, (bytes(20), True)], [(bytes(19), True)], [(bytes(21), True)]):
         with pytest.raises(InvalidMessageError):
             wire.decode_wanted(wire.encode_wanted(broken))
+
+
+def test_a_version_has_one_name() -> None:
+    path = wire.held_path(KEY.site, SEQ_MAX)
+    name = path.removeprefix(f"{wire.PREFIX}held/")
+    assert wire.parse_held_name(name) == (KEY.site, SEQ_MAX)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        f"{KEY.site}",
+        f"{KEY.site}/",
+        f"{KEY.site}/0",
+        f"{KEY.site}/01",
+        f"{KEY.site}/1/",
+        f"{KEY.site}/-1",
+        f"{KEY.site}/{10**16}",
+        f"{KEY.site.upper()}/1",
+        f"{KEY.site[1:]}/1",
+    ],
+)
+def test_other_names_of_versions_are_none(name: str) -> None:
+    assert wire.parse_held_name(name) is None

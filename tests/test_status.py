@@ -17,12 +17,19 @@ from peer_processes import PeerProcess, free_ports, network, run_cli
 from rich.console import Console
 
 from p2pweb.address import format_address
-from p2pweb.cli.status_table import span, status_json, status_text
+from p2pweb.cli.status_table import size, span, status_json, status_text
 from p2pweb.dht.contact import NodeId
 from p2pweb.dht.overlay import ContactState
 from p2pweb.exchange import wire
 from p2pweb.exchange.status import may_see, status_of
-from p2pweb.exchange.wire import ContactStatus, InvalidMessageError, PeerInfo, PeerStatus
+from p2pweb.exchange.wire import (
+    ContactStatus,
+    CopiesStatus,
+    InvalidMessageError,
+    PeerInfo,
+    PeerStatus,
+    SiteStatus,
+)
 from p2pweb.http.messages import Request
 from p2pweb.http.parser import RequestParser
 from p2pweb.http.service import RequestBody
@@ -46,10 +53,43 @@ def known(
     return ContactState(NodeId(b"n" * 20), address, rtt_s, 90.0, strikes, proved)
 
 
+COPIES = CopiesStatus(
+    ago_s=0.2,
+    peers=3,
+    holders=("10.0.0.1:8", "10.0.0.2:8"),
+    files=40,
+    wanted=3,
+    copies=3,
+    short=0,
+    worst=None,
+    lacking_bytes=0,
+)
+SHORT = msgspec.structs.replace(
+    COPIES,
+    ago_s=65.0,
+    holders=("10.0.0.1:8",),
+    copies=1,
+    short=2,
+    worst="/big%20one.bin",
+    lacking_bytes=4_200_000,
+)
+KEPT = SiteStatus(site=SITE, seq=7, files=40, copies_asked=8, copies=COPIES)
+
+
 def status(
-    *contacts: ContactState, knows_others: bool = False, info: PeerInfo = INFO
+    *contacts: ContactState,
+    knows_others: bool = False,
+    info: PeerInfo = INFO,
+    sites: tuple[SiteStatus, ...] = (),
 ) -> PeerStatus:
-    return status_of(info, contacts, begun_s=40.0, now_s=100.0, knows_others=knows_others)
+    return status_of(
+        info, contacts, begun_s=40.0, now_s=100.0, knows_others=knows_others, sites=sites
+    )
+
+
+def kept(copies: CopiesStatus | None, **changes: object) -> PeerStatus:
+    """The status of a peer that keeps a site with these copies."""
+    return status(sites=(msgspec.structs.replace(KEPT, copies=copies, **changes),))
 
 
 def request(*connection: str) -> Request:
@@ -102,7 +142,16 @@ def test_fullest_status_fits_its_limit() -> None:
         4,
         proved=True,
     )
-    data = wire.encode_json(status(*[longest] * (wire.STATUS_CONTACTS_MAX + 1)))
+    many = [longest] * (wire.STATUS_CONTACTS_MAX + 1)
+    huge = msgspec.structs.replace(
+        SHORT,
+        worst="/" + "%FF" * 511,
+        holders=(format_address(longest.address),) * wire.STATUS_HOLDERS_MAX,
+    )
+    site = msgspec.structs.replace(KEPT, copies=huge)
+    told = status(*many, sites=(site,) * wire.STATUS_SITES_MAX)
+    data = wire.encode_json(told)
+    assert wire.decode_status(data) == told
     assert len(data) <= wire.STATUS_BYTES_MAX
 
 
@@ -119,6 +168,7 @@ def test_fullest_status_fits_its_limit() -> None:
         {"contact_count": 0},
         {"silent_count": 2},
         {"contacts": [{}]},
+        {"sites": [{}]},
     ],
 )
 def test_other_statuses_are_refused(changes: dict[str, object]) -> None:
@@ -147,9 +197,36 @@ def test_other_contacts_are_refused(changes: dict[str, object]) -> None:
         wire.decode_status(msgspec.json.encode(sound))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"worst": "/\x1b[31m"},
+        {"worst": "no path"},
+        {"holders": ["10.0.0.1:8\n"]},
+        {"holders": ["10.0.0.1:8"] * (wire.STATUS_HOLDERS_MAX + 1)},
+        {"short": -1},
+    ],
+)
+def test_other_copies_are_refused(changes: dict[str, object]) -> None:
+    sound = msgspec.to_builtins(kept(SHORT))
+    wire.decode_status(msgspec.json.encode(sound))
+    sound["sites"][0]["copies"].update(changes)
+    with pytest.raises(InvalidMessageError):
+        wire.decode_status(msgspec.json.encode(sound))
+
+
+@pytest.mark.parametrize(("copies", "short"), [(None, False), (COPIES, False), (SHORT, True)])
+def test_peer_is_short_when_a_file_has_fewer_copies_than_wanted(
+    copies: CopiesStatus | None, short: bool
+) -> None:
+    told = kept(copies)
+    assert told.is_short == short
+    assert wire.decode_status(wire.encode_json(told)) == told
+
+
 def test_status_may_say_more_than_is_known_today() -> None:
     sound = msgspec.to_builtins(status(known(ASKED)))
-    data = msgspec.json.encode({**sound, "sites": [{"copies": 8}]})
+    data = msgspec.json.encode({**sound, "weather": [{"clouds": 8}]})
     assert wire.decode_status(data) == status(known(ASKED))
 
 
@@ -257,6 +334,69 @@ def test_table_says(told: PeerStatus, says: str) -> None:
     assert says in shown(told)
 
 
+def site_lines(told: PeerStatus) -> list[str]:
+    lines = [" ".join(line.split()) for line in shown(told).splitlines()]
+    return lines[lines.index("") + 1 :]
+
+
+def test_a_site_short_of_copies_says_what_lacks_and_who_answers() -> None:
+    assert site_lines(kept(SHORT)) == [
+        f"site {SITE}",
+        "live version 7, 40 files",
+        "copies 1 of 3 wanted: 2 files short of copies, the worst-off /big%20one.bin",
+        "counted all files, 1 min 5 s ago",
+        "repair this peer still fetches 4.2 MB",
+        (
+            "kept by 3 peers, fewer than the 8 copies asked for: this one, 10.0.0.1:8; "
+            "1 silent, or without this version"
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (kept(None), ["copies being counted: ask again in a few seconds"]),
+        (kept(COPIES), ["copies 3 of 3 wanted", "counted all files, just now"]),
+        (kept(COPIES, copies_asked=3), ["kept by 3 peers: this one, 10.0.0.1:8, 10.0.0.2:8"]),
+        (
+            kept(msgspec.structs.replace(COPIES, files=12)),
+            ["counted 12 files due to this peer, just now"],
+        ),
+        (
+            kept(msgspec.structs.replace(COPIES, files=0)),
+            ["copies no file is due to this peer: ask another one"],
+        ),
+        (
+            kept(msgspec.structs.replace(COPIES, peers=1, holders=(), wanted=1), copies_asked=1),
+            ["kept by 1 peer: this one"],
+        ),
+        (
+            kept(
+                msgspec.structs.replace(COPIES, peers=9, holders=tuple(f"h:{n}" for n in range(8))),
+            ),
+            ["kept by 9 peers: this one, h:0, h:1, h:2, h:3, h:4 and 3 more"],
+        ),
+    ],
+)
+def test_a_site_says(told: PeerStatus, says: list[str]) -> None:
+    assert set(says) <= set(site_lines(told))
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "says"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1_000, "1.0 KB"),
+        (2_550_000, "2.5 MB"),
+        (10**10, "10.0 GB"),
+    ],
+)
+def test_a_size_has_the_unit_that_suits_it(size_bytes: int, says: str) -> None:
+    assert size(size_bytes) == says
+
+
 def test_narrow_terminal_loses_nothing() -> None:
     address = ("2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff", 65_535)
     folded = "".join(shown(status(known(address)), columns=60).split())
@@ -302,7 +442,28 @@ def test_json_has_names_that_stay() -> None:
             }
         ],
         "contacts_left_out": 0,
+        "disk": None,
+        "sites": [],
     }
+    assert json.loads(json.dumps(status_json(kept(SHORT), ASKED, now)))["sites"] == [
+        {
+            "site": SITE,
+            "seq": 7,
+            "files": 40,
+            "copies_asked": 8,
+            "copies": {
+                "ago_s": 65.0,
+                "peers": 3,
+                "holders": ["10.0.0.1:8"],
+                "files": 40,
+                "wanted": 3,
+                "copies": 1,
+                "short": 2,
+                "worst": "/big%20one.bin",
+                "lacking_bytes": 4_200_000,
+            },
+        }
+    ]
 
 
 # With real peers
@@ -411,3 +572,17 @@ def wait_until(holds: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline, "it has not come about"
         # Two processors have more to do than to be asked.
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("budget_bytes", "line"),
+    [
+        (None, "disk       12.3 MB used, 70.0 GB free"),
+        (50_000_000, "disk       12.3 MB of 50.0 MB used, 70.0 GB free beside them"),
+    ],
+)
+def test_what_the_disk_holds_is_shown(budget_bytes: int | None, line: str) -> None:
+    disk = wire.DiskStatus(
+        used_bytes=12_300_000, budget_bytes=budget_bytes, free_bytes=70_000_000_000
+    )
+    assert line in shown(msgspec.structs.replace(status(), disk=disk))

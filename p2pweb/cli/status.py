@@ -15,7 +15,7 @@ from p2pweb.config import PORT_DEFAULT
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.wire import PeerStatus
 
-EXIT_CUT_OFF = 2
+EXIT_NOT_WELL = 2
 # Columns where no terminal says how many: enough for the longest line.
 COLUMNS_WITHOUT_TERMINAL = 120
 
@@ -30,10 +30,13 @@ COLUMNS_WITHOUT_TERMINAL = 120
 )
 @click.option("--json", "json_wanted", is_flag=True, help="Print as JSON, the times in seconds.")
 def status_command(peer: Address, json_wanted: bool) -> int:
-    """Say how a peer is, and list its contacts: round trips, last answers, strikes.
+    """Say how a peer is, count the copies of its site, and list its contacts.
 
-    A strike is a question left unanswered; with five the contact is gone. Exit code 0: all is well;
-    2: no contact answers, and some should; 1: no peer answers at that address.
+    The copies are those of the worst-off file. Wanted are as many as the site asks for, or all
+    peers that keep it where these are fewer; with many peers, only the files due to this one are
+    counted. Of a contact there are its round trip, its last answer, and its strikes: questions left
+    unanswered; with five it is gone. Exit code 0: all is well; 2: the site is short of copies, or
+    no contact answers, and some should; 1: no peer answers at that address.
     """
     status = run(_ask_status(peer))
     now = datetime.now(UTC).astimezone()
@@ -42,7 +45,7 @@ def status_command(peer: Address, json_wanted: bool) -> int:
     else:
         width = None if sys.stdout.isatty() else COLUMNS_WITHOUT_TERMINAL
         Console(width=width).print(status_text(status, peer, now))
-    return EXIT_CUT_OFF if status.is_cut_off else 0
+    return EXIT_NOT_WELL if status.is_cut_off or status.is_short else 0
 
 
 async def _ask_status(peer: Address) -> PeerStatus:

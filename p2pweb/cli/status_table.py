@@ -12,9 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pweb.address import Address, format_address
-from p2pweb.exchange.wire import ContactStatus, PeerStatus
+from p2pweb.exchange.wire import (
+    ContactStatus,
+    CopiesStatus,
+    DiskStatus,
+    PeerStatus,
+    SiteStatus,
+)
 
-_SILENT_STYLE = "bold yellow"
+_SILENT_STYLE = _SHORT_STYLE = "bold yellow"
+# Holders named of each site; `--json` has them all.
+_HOLDERS_SHOWN = 5
 # Two units say enough: 3 d 4 h, 2 h 5 min.
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _UNITS_SHOWN = 2
@@ -34,26 +42,90 @@ def status_json(status: PeerStatus, asked: Address, now: datetime) -> dict[str, 
         "silent_count": status.silent_count,
         "contacts": msgspec.to_builtins(status.contacts),
         "contacts_left_out": _left_out(status),
+        "disk": msgspec.to_builtins(status.disk),
+        "sites": msgspec.to_builtins(status.sites),
     }
 
 
 def status_text(status: PeerStatus, asked: Address, now: datetime) -> RenderableType:
-    """Some lines on the peer, then its contacts. The date is shown in the time zone of `now`."""
+    """Some lines on the peer, on its sites, then its contacts. The date is shown in the time zone
+    of `now`."""
     facts = Table.grid(padding=(0, 2))
-    for name, value in (
+    rows = [
         ("peer", f"{format_address(asked)}, p2pweb {status.version}"),
         ("node id", status.id),
         ("home site", status.home_site or "none yet: the first site published here"),
         ("running", f"for {span(status.up_s)}, since {_since(status, now):%Y-%m-%d %H:%M}"),
         ("contacts", _counted(status)),
-    ):
+    ]
+    if status.disk is not None:
+        rows.append(("disk", _disk(status.disk)))
+    for name, value in rows:
         facts.add_row(Text(name), Text(value, overflow="fold"))
+    for site in status.sites:
+        facts.add_row()
+        for name, value in _site_rows(site):
+            style = _SHORT_STYLE if name == "copies" and site.is_short else ""
+            facts.add_row(Text(name), Text(value, style, overflow="fold"))
     if not status.contacts:
         return facts
     parts: list[RenderableType] = [facts, Text(), _table(status)]
     if left_out := _left_out(status):
         parts.append(Text(f"and {left_out} more"))
     return Group(*parts)
+
+
+def _site_rows(site: SiteStatus) -> list[tuple[str, str]]:
+    """What there is to say of a site, line by line, each with its name."""
+    rows = [("site", site.site), ("live", f"version {site.seq}, {_files(site.files)}")]
+    found = site.copies
+    if found is None:
+        return [*rows, ("copies", "being counted: ask again in a few seconds")]
+    copies = f"{found.copies} of {found.wanted} wanted"
+    if found.short:
+        copies += f": {_files(found.short)} short of copies, the worst-off {found.worst}"
+    if site.files and not found.files:
+        copies = "no file is due to this peer: ask another one"
+    rows += [("copies", copies), ("counted", _counted_files(site, found))]
+    if found.lacking_bytes:
+        rows.append(("repair", f"this peer still fetches {size(found.lacking_bytes)}"))
+    return [*rows, ("kept by", _kept_by(site, found))]
+
+
+def _counted_files(site: SiteStatus, found: CopiesStatus) -> str:
+    which = "all files" if found.files == site.files else f"{_files(found.files)} due to this peer"
+    return f"{which}, {'just now' if found.ago_s < 1 else f'{span(found.ago_s)} ago'}"
+
+
+def _kept_by(site: SiteStatus, found: CopiesStatus) -> str:
+    count = f"{found.peers} {'peer' if found.peers == 1 else 'peers'}"
+    if found.peers < site.copies_asked:
+        count += f", fewer than the {site.copies_asked} copies asked for"
+    shown = ", ".join(["this one", *found.holders[:_HOLDERS_SHOWN]])
+    more = len(found.holders) - _HOLDERS_SHOWN
+    shown += f" and {more} more" if more > 0 else ""
+    lacking = found.peers - 1 - len(found.holders)
+    shown += f"; {lacking} silent, or without this version" if lacking > 0 else ""
+    return f"{count}: {shown}"
+
+
+def _disk(disk: DiskStatus) -> str:
+    used, free = size(disk.used_bytes), size(disk.free_bytes)
+    if disk.budget_bytes is None:
+        return f"{used} used, {free} free"
+    return f"{used} of {size(disk.budget_bytes)} used, {free} free beside them"
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def size(size_bytes: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit, each in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size_bytes >= each:
+            return f"{size_bytes / each:.1f} {unit}"
+    return f"{size_bytes} bytes"
 
 
 def span(seconds: float) -> str:

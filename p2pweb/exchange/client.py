@@ -26,6 +26,14 @@ from p2pweb.blobs import (
 from p2pweb.errors import BusyError, NotAPeerError, RemoteError
 from p2pweb.exchange import wire
 from p2pweb.exchange.authorization import ANSWER_FIELD, DATE_WINDOW_S, Prover
+from p2pweb.exchange.facts import (
+    REACH_OPTION,
+    REACH_S,
+    Facts,
+    Reached,
+    decode_facts,
+    decode_reached,
+)
 from p2pweb.exchange.wire import Elsewhere, InvalidMessageError, ItemAnswer, PeerInfo, PeerStatus
 from p2pweb.keys import SiteId
 from p2pweb.records import (
@@ -38,6 +46,7 @@ from p2pweb.records import (
 )
 from p2pweb.store.books import Part
 from p2pweb.store.store import Item
+from p2pweb.tally import BITMAP_BYTES_MAX
 
 # A live peer on any network answers a SYN within this; a dead one must not hold up a reader.
 CONNECT_S = 2.0
@@ -49,6 +58,8 @@ COMMIT_S = 30.0
 SLOWEST_BYTES_PER_S = 32 * 1024
 # A publish answers after several such commits on other peers, and retries.
 PLACE_S = 300.0
+# A peer looks at its disk and asks some others, each of which tries for `REACH_S`.
+FACTS_S = 20.0
 # Enough for every peer of a small network at once; more wait their turn.
 CONNECTIONS_MAX = 128
 CONNECTIONS_PER_PEER_MAX = 8
@@ -65,9 +76,12 @@ ConnectorFactory = Callable[[], aiohttp.BaseConnector]
 
 def tcp_connector(
     socket_factory: aiohttp.SocketFactoryType | None = None,
+    local_host: str | None = None,
 ) -> aiohttp.BaseConnector:
-    """Connections within the limits above, over real sockets or those of a factory."""
+    """Connections within the limits above, over real sockets or those of a factory; from a certain
+    address (IP literal) of this machine, or from whichever the system takes."""
     return aiohttp.TCPConnector(
+        local_addr=None if local_host is None else (local_host, 0),
         limit=CONNECTIONS_MAX,
         limit_per_host=CONNECTIONS_PER_PEER_MAX,
         socket_factory=socket_factory,
@@ -108,6 +122,44 @@ class PeerClient:
             limit_bytes=wire.STATUS_BYTES_MAX,
         )
         return _present(answer, address)
+
+    async def facts(self, address: Address) -> Facts:
+        """What a peer on this machine finds out about itself, in up to some ten seconds."""
+        answer = await self._ask(
+            address,
+            "GET",
+            wire.PREFIX + "facts",
+            decode_facts,
+            headers={"Connection": wire.STATUS_OPTION},
+            limit_bytes=wire.STATUS_BYTES_MAX,
+            idle_s=FACTS_S,
+        )
+        return _present(answer, address)
+
+    async def reach(self, address: Address, node_id: str, port: int) -> Reached | None:
+        """Whether that peer reaches the one of this id at this machine's port; None where it is a
+        peer that does not try."""
+        return await self._ask(
+            address,
+            "GET",
+            f"{wire.PREFIX}reach/{node_id}/{port}",
+            decode_reached,
+            headers={"Connection": REACH_OPTION},
+            idle_s=REACH_S + READ_IDLE_S,
+        )
+
+    async def clock(self, address: Address) -> str:
+        """The Date of a peer's answer; "" where it says none."""
+        dates: list[str] = []
+        path = wire.PREFIX + "peer"
+        _present(await self._ask(address, "GET", path, wire.decode_peer_info, dates=dates), address)
+        return dates[0]
+
+    async def held(self, address: Address, site: SiteId, seq: int) -> bytes | None:
+        """Which shares of a site's version a peer holds, as `tally.bitmap`; None where that is not
+        its live version of the site."""
+        path = wire.held_path(site, seq)
+        return await self._ask(address, "GET", path, bytes, limit_bytes=BITMAP_BYTES_MAX)
 
     async def peers(self, address: Address) -> list[Address]:
         """The contacts that a peer has."""
@@ -334,10 +386,12 @@ class PeerClient:
         idle_s: float = READ_IDLE_S,
         pointed: "Callable[[str], wire._T] | None" = None,
         take: Callable[[bytearray], None] = lambda data: None,
+        dates: list[str] | None = None,
     ) -> "wire._T | None":
         """None where the answer is 404; what `pointed` makes of the Location where it is 307.
 
-        `take` sees what has come of a good answer so far, each time that more has.
+        `take` sees what has come of a good answer so far, each time that more has. The answer's
+        Date goes into `dates`.
         """
         where = format_address(address)
         url = URL(f"http://{where}{path}", encoded=True)
@@ -366,6 +420,8 @@ class PeerClient:
                 if response.status == 404:
                     return None
                 data = await _read(response, limit_bytes, take)
+                if dates is not None:
+                    dates.append(response.headers.get("Date", ""))
                 if response.status == 307 and pointed is not None:
                     return pointed(response.headers.get("Location", ""))
                 if response.status not in (200, 206):

@@ -19,6 +19,7 @@ from p2pweb.blobs import InvalidBlockError, SegmentData
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange import wire
 from p2pweb.exchange.authorization import Gate
+from p2pweb.exchange.facts import Facts, Reached, asker_of
 from p2pweb.exchange.giving import Giving
 from p2pweb.exchange.reader import BlobReader, Runner
 from p2pweb.exchange.status import may_see
@@ -74,12 +75,18 @@ class Duties:
     """What the service asks of the layers above it."""
 
     info: Callable[[], PeerInfo]
-    status: Callable[[], PeerStatus]
+    status: Callable[[], Awaitable[PeerStatus]]
+    facts: Callable[[], Awaitable[Facts]]
+    """The status, and what this peer found out about itself just now: see `facts`."""
     contacts: Callable[[], list[Address]]
     takes: Callable[[SiteId], bool]
     """Whether this peer keeps the records of a site. May make it the home site of a new peer."""
     live_site: Callable[[SiteId, bool], Awaitable[Signed | None]]
     """The live version, and whether to ask around first."""
+    held: Callable[[SiteId, int], Awaitable[bytes | None]]
+    """What is here of a site's live version, as `tally.bitmap`; None for any other version."""
+    reach: Callable[[str, Address], Awaitable[Reached]]
+    """Whether the peer of this id can be reached at its own address. UnavailableError when busy."""
     kept: Callable[[Sequence[Item]], None]
     """Called when these are durable here."""
     place: Callable[[Sequence[Item], int, Sequence[SegmentData]], Awaitable[list[Placed]]]
@@ -122,7 +129,8 @@ class PeerService:
     ) -> Response:
         """Answer a request whose decoded path begins with `wire.PREFIX`, or `HangUp`."""
         # A person at the machine need not have the secret at hand to see how the peer is.
-        is_at_home = path == wire.PREFIX + "status" and may_see(request, body.sender)
+        about_itself = (wire.PREFIX + "status", wire.PREFIX + "facts")
+        is_at_home = path in about_itself and may_see(request, body.sender)
         if self._gate is None or is_at_home:
             return await self._answer(request, path, query, body)
         body, proof = self._gate.admit(request, body)
@@ -145,10 +153,20 @@ class PeerService:
             return method_not_allowed(("GET", "HEAD"))
         if kind == "peer" and not rest:
             return _json(wire.encode_json(self._duties.info()))
-        if kind == "status" and not rest:
+        if kind in ("status", "facts") and not rest:
             if not may_see(request, body.sender):
                 return _plain(403, _STATUS_REFUSED)
-            return _json(wire.encode_json(self._duties.status()))
+            tell = self._duties.status if kind == "status" else self._duties.facts
+            return _json(wire.encode_json(await tell()))
+        if kind == "held" and (version := wire.parse_held_name(rest)) is not None:
+            held = await self._duties.held(*version)
+            if held is not None:
+                return Response(status=200, fields=_fields(_BYTES, "no-store"), body=held)
+        if kind == "reach" and (asker := asker_of(request, rest, body.sender)) is not None:
+            try:
+                return _json(wire.encode_json(await self._duties.reach(*asker)))
+            except UnavailableError:
+                return _busy()
         if kind == "peers" and not rest:
             return _json(wire.encode_json(self._duties.contacts()))
         if kind == "site" and is_site_id(rest):

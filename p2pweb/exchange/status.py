@@ -15,8 +15,10 @@ from p2pweb.exchange.wire import (
     STATUS_CONTACTS_MAX,
     STATUS_OPTION,
     ContactStatus,
+    DiskStatus,
     PeerInfo,
     PeerStatus,
+    SiteStatus,
 )
 from p2pweb.http.fields import split_list
 from p2pweb.http.messages import Request
@@ -38,8 +40,13 @@ def may_see(request: Request, sender: str) -> bool:
     host = canonical_host(sender)
     if host is None or not ipaddress.ip_address(host).is_loopback:
         return False
+    return names_option(request, STATUS_OPTION)
+
+
+def names_option(request: Request, option: str) -> bool:
+    """Whether a request names an option of the Connection field: no page can, and no proxy does."""
     options = split_list(request.field(b"connection") or b"")
-    return STATUS_OPTION.encode() in (option.lower() for option in options)
+    return option.encode() in (one.lower() for one in options)
 
 
 def status_of(
@@ -49,6 +56,8 @@ def status_of(
     begun_s: float,
     now_s: float,
     knows_others: bool,
+    sites: Sequence[SiteStatus] = (),
+    disk: DiskStatus | None = None,
 ) -> PeerStatus:
     """The status of a peer that runs since `begun_s`; both times are the loop's.
 
@@ -76,6 +85,8 @@ def status_of(
             )
             for one in listed
         ),
+        sites=tuple(sites),
+        disk=disk,
     )
 
 

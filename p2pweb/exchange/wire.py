@@ -56,8 +56,11 @@ PORT_FIELD = "P2PWeb-Port"
 STATUS_OPTION = "p2pweb-status"
 # More contacts than a peer of ten thousand others has, so that its table is told whole.
 STATUS_CONTACTS_MAX = 1_024
-# These, at up to 200 bytes, and what is said of the peer itself.
-STATUS_BYTES_MAX = 256 * 1024
+# More sites than a peer keeps, and of each more holders than are asked.
+STATUS_SITES_MAX = 16
+STATUS_HOLDERS_MAX = 64
+# The contacts, at up to 200 bytes, the sites, at up to 5 KB, and what is said of the peer itself.
+STATUS_BYTES_MAX = 384 * 1024
 
 Copies = Annotated[int, msgspec.Meta(ge=0, le=COPIES_MAX)]
 """How many peers keep something; 0 where that is not said."""
@@ -71,6 +74,9 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 # What is shown on terminals holds no control characters.
 IdHex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 Word = Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,64}\Z")]
+
+# A path as it is spelled in a URL: three characters for a byte at most.
+UrlPath = Annotated[str, msgspec.Meta(pattern=r"\A/[!-~]{1,1535}\Z")]
 
 
 class InvalidMessageError(Exception):
@@ -124,6 +130,52 @@ class ContactStatus(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("an address is not spelled as it should be")
 
 
+class CopiesStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The copies of a site as its peer counted them `ago_s` ago.
+
+    `peers` keep the site, this one included; `holders` are those of the others that answered, up to
+    the nearest forty. `files` is how many files were counted: all, or, where not everybody is
+    known, those due to this peer. `copies` are those of the worst-off file, up to the number
+    `wanted`; `short` files have fewer, the first of the worst-off being `worst`. This peer itself
+    still fetches `lacking_bytes`.
+    """
+
+    ago_s: Seconds
+    peers: Count
+    holders: Annotated[tuple[Word, ...], msgspec.Meta(max_length=STATUS_HOLDERS_MAX)]
+    files: Count
+    wanted: Count
+    copies: Count
+    short: Count
+    worst: UrlPath | None
+    lacking_bytes: Count
+
+
+class SiteStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A site that a peer keeps: its live version, and the copies of that one, None while they are
+    being counted. `copies_asked` is how many each file should have where there are peers enough."""
+
+    site: Word
+    seq: Count
+    files: Count
+    copies_asked: Count
+    copies: CopiesStatus | None
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a file has fewer copies than wanted."""
+        return self.copies is not None and self.copies.short > 0
+
+
+class DiskStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a peer's data directory holds, may hold (None: as much as the disk has room for), and
+    what its disk has left, all in bytes."""
+
+    used_bytes: Count
+    budget_bytes: Count | None
+    free_bytes: Count
+
+
 class PeerStatus(PeerInfo, frozen=True, kw_only=True):
     """What a peer says of itself and of its contacts to people on its own machine.
 
@@ -139,6 +191,8 @@ class PeerStatus(PeerInfo, frozen=True, kw_only=True):
     contact_count: Count
     silent_count: Count
     contacts: Annotated[tuple[ContactStatus, ...], msgspec.Meta(max_length=STATUS_CONTACTS_MAX)]
+    disk: DiskStatus | None = None
+    sites: Annotated[tuple[SiteStatus, ...], msgspec.Meta(max_length=STATUS_SITES_MAX)] = ()
 
     def __post_init__(self) -> None:
         if self.contact_count < max(self.silent_count, len(self.contacts)):
@@ -150,6 +204,11 @@ class PeerStatus(PeerInfo, frozen=True, kw_only=True):
         return self.silent_count == self.contact_count and (
             self.knows_others or self.contact_count > 0
         )
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a site that it keeps is short of copies."""
+        return any(site.is_short for site in self.sites)
 
 
 class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -316,7 +375,7 @@ def decode_peers(data: bytes) -> list[tuple[str, int]]:
     return _decode(_peers_decoder, data)
 
 
-def encode_json(value: PeerInfo | Sequence[tuple[str, int]]) -> bytes:
+def encode_json(value: msgspec.Struct | Sequence[tuple[str, int]]) -> bytes:
     return msgspec.json.encode(value)
 
 
@@ -354,6 +413,19 @@ def parse_port(value: bytes | None) -> int | None:
         return None
     port = int(value)
     return port if port <= 65_535 else None
+
+
+def held_path(site: SiteId, seq: int) -> str:
+    return f"{PREFIX}held/{site}/{seq}"
+
+
+_HELD_NAME = re.compile(r"([a-z2-7]{52})/([1-9][0-9]{0,15})")
+
+
+def parse_held_name(text: str) -> tuple[SiteId, int] | None:
+    """`<site>/<seq>`, the tail of the path above; None where it is none."""
+    match = _HELD_NAME.fullmatch(text)
+    return (SiteId(match[1]), int(match[2])) if match and is_site_id(match[1]) else None
 
 
 # Numbers without leading zeros, so that a blob has one URL.

@@ -8,6 +8,7 @@ of its, or one read.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,6 +194,18 @@ class Books:
             )
             is not None
         )
+
+    def whole(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Key and value of the records at these keys that stay, with all their bytes."""
+        marks = ",".join("?" * len(keys))
+        return self.connection.execute(
+            "SELECT r.key, r.value FROM records r "  # noqa: S608
+            f"WHERE r.key IN ({marks}) AND r.with_bytes = 1 AND NOT r.passing AND NOT EXISTS "
+            "(SELECT 1 FROM warrants w WHERE w.record = r.id AND NOT EXISTS "
+            "  (SELECT 1 FROM segments s "
+            "  WHERE s.root = w.root AND s.size = w.size AND s.segment = w.segment))",
+            keys,
+        ).fetchall()
 
     def is_warranted(self, part: Part) -> bool:
         return self._one("SELECT 1 FROM warrants WHERE {place} LIMIT 1", part) is not None

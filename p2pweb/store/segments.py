@@ -120,9 +120,11 @@ class SegmentShelf:
 
     def __init__(self) -> None:
         self._data: dict[tuple[BlobId, int], bytes] = {}
+        self._used_bytes = 0
 
     def write(self, blob: BlobId, segment: int, data: bytes) -> None:
         self._data[blob, segment] = data
+        self._used_bytes += len(data)
 
     def sync(self) -> None:
         """Memory has nothing to sync."""
@@ -134,16 +136,17 @@ class SegmentShelf:
         return None if data is None else data[start : start + blob.block_size(block)]
 
     def remove(self, blob: BlobId, segment: int) -> None:
-        self._data.pop((blob, segment), None)
+        self._used_bytes -= len(self._data.pop((blob, segment), b""))
 
     def keep_only(self, known: Iterable[tuple[BlobId, int]]) -> list[tuple[BlobId, int]]:
         wanted = dict.fromkeys(known)
         self._data = {place: data for place, data in self._data.items() if place in wanted}
+        self._used_bytes = sum(map(len, self._data.values()))
         return [place for place in wanted if place not in self._data]
 
     @property
     def used_bytes(self) -> int:
-        return sum(map(len, self._data.values()))
+        return self._used_bytes
 
 
 def _on_disk(size_bytes: int) -> int:

@@ -265,11 +265,9 @@ class Store:
             return self._room(books)
 
     def _room(self, books: Books) -> Room:
-        limit, used = self._place.limit_bytes, 0
-        if limit is not None:
-            used = books.used_bytes() + self._segments.used_bytes
+        used = books.used_bytes() + self._segments.used_bytes
         passing = sum(size for _, size in self._passing.values())
-        return Room(limit, self._place.free_bytes(), used, passing)
+        return Room(self._place.limit_bytes, self._place.free_bytes(), used, passing)
 
     def _count_passing(self) -> None:
         self._passing.clear()
@@ -555,6 +553,13 @@ class Store:
                 and (not with_bytes or (row.with_bytes and not books.missing(row)))
                 for row in books.rows(key)
             )
+
+    def holds_whole(self, wanted: Sequence[tuple[bytes, Record]]) -> list[bool]:
+        """Of each key and record, up to some hundred, what `holds` says of it with its bytes."""
+        with self._reading() as books:
+            found = books.whole([key for key, _ in wanted])
+        here = {(key, payload_of(value)) for key, value in found}
+        return [(key, records.encode_record(record)) in here for key, record in wanted]
 
     def live_seq(self, site: SiteId) -> int:
         """The seq of the live version; 0 where none is known here."""
