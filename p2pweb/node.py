@@ -336,9 +336,7 @@ class PeerNode:
 
     async def _join(self) -> None:
         """Enter the network by the peers named."""
-        answered = await self._ask_around()
-        if self.holdings.home is None:
-            await self._ask_home()
+        answered, _ = await asyncio.gather(self._ask_around(), self._ask_home())
         if self._options.join and not answered:
             why = await self._why_not_joined()
             # A new peer was most likely given a wrong address; one that knows its site serves it.
@@ -376,15 +374,19 @@ class PeerNode:
         )
 
     async def _ask_home(self) -> None:
-        """Learn the home site from the peers joined, the first that knows one."""
+        """Learn the home site from the peers joined, the first that knows one, and its version."""
         for name in self._options.join:
+            if self.holdings.home is not None:
+                return
             try:
                 home = (await self.client.peer_info(name)).home_site
+                if home is not None and self.holdings.home is None:
+                    self.holdings.adopt(home)
+                    signed = await self.client.live_site(name, home, fresh=False)
+                    if signed is not None:
+                        self.sites.hear(signed, name)
             except RemoteError as error:
                 log.debug("no home site to learn: %s", error)
-                continue
-            if home is not None and self.holdings.home is None:
-                self.holdings.adopt(home)
 
     async def _keep_asking(self, *, joined: bool) -> None:
         if not joined:
@@ -398,8 +400,7 @@ class PeerNode:
             self._ask_now.clear()
             if self._is_alone():
                 await self._ask_around()
-            if self.holdings.home is None:
-                await self._ask_home()
+            await self._ask_home()
 
     # --- what the layers below report ---
 
@@ -452,8 +453,13 @@ class PeerNode:
         known = await self.sites.known(home)
         if known is not None and now < self._follow_at:
             return known
+        is_first = not self._follow_at
         self._follow_at = now + FOLLOW_S * self._rng.uniform(0.75, 1.25)
-        return await self.sites.current(home)
+        version = await self.sites.current(home)
+        if is_first:
+            # The peer that this one joined by may be behind the others.
+            self.sites.refresh_soon(home)
+        return version
 
     async def _counted_site(self) -> SiteVersion | None:
         """The live version of the home site, without asking anybody."""

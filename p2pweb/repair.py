@@ -38,6 +38,7 @@ from p2pweb.repair_plan import (
     Neighbours,
     Share,
     affordable,
+    beyond,
     plan_repairs,
     shares_of,
     whom_to_ask,
@@ -48,8 +49,9 @@ from p2pweb.trim import Trim
 
 log = logging.getLogger("p2pweb.repair")
 
-# After the start: what the first lookups find out about the neighbours decides what is due.
-START_S = 0.5
+# Before a peer has met all who decide what is due to it, it counts on so many standard deviations
+# more of them than there are on average: what it then fetches hardly ever is too much.
+FIRST_DEVIATIONS = -1.0
 # After a version goes live, so that its last copies are placed, and peers that heard of it at one
 # moment do not ask at one moment: up to twice so long.
 AFTER_VERSION_S = 1.0
@@ -119,11 +121,12 @@ class Repair:
         # There was no room for something that is due here.
         self._is_full = False
         self.asking = asyncio.Semaphore(ASKS_MAX)
+        # How many records others have sent, those that were not kept included.
+        self.received = 0
         self._busy_until = 0.0
 
     def start(self) -> asyncio.Task[None]:
         """Begin with rounds; the task that goes on with them."""
-        self._at = asyncio.get_running_loop().time() + START_S
         self._task = asyncio.ensure_future(self._keep_up())
         return self._task
 
@@ -156,27 +159,40 @@ class Repair:
 
     # --- rounds ---
 
+    async def _begin(self) -> None:
+        """Meet those who decide what is due here, and fetch meanwhile what most likely is."""
+        near = await self._overlay.find_node(self._node_id, RECORD_COPIES)
+        keys = beyond(self._node_id, [one.id for one in near])
+        meeting = [self._overlay.find_node(key, RECORD_COPIES) for key in keys]
+        await asyncio.gather(self._look(is_first=True), *meeting)
+
     async def _keep_up(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            while (now := loop.time()) < self._at:
-                self._sooner.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(self._at):
-                        await self._sooner.wait()
-            # Peers that started together do not go on together.
-            self._at = now + PERIOD_S * self._rng.uniform(0.75, 1.25)
-            try:
-                await self._look()
-            except (UnavailableError, CorruptError, OSError) as error:
-                log.warning("copies that are due here cannot be fetched: %s", error)
-            except OverlayClosedError:
-                return
-            next_at = min(self._at, self._neighbours.next_gone(now))
-            self._at = max(loop.time() + PAUSE_S, next_at)
+        with contextlib.suppress(OverlayClosedError):
+            await self._try(self._begin())
+            self._at = loop.time()
+            while True:
+                while (now := loop.time()) < self._at:
+                    self._sooner.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout_at(self._at):
+                            await self._sooner.wait()
+                # Peers that started together do not go on together.
+                self._at = now + PERIOD_S * self._rng.uniform(0.75, 1.25)
+                await self._try(self._look())
+                next_at = min(self._at, self._neighbours.next_gone(now))
+                self._at = max(loop.time() + PAUSE_S, next_at)
 
-    async def _look(self) -> None:
-        """One round: what is lacking, and fetch it."""
+    async def _try(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except OverlayClosedError:
+            raise
+        except (UnavailableError, CorruptError, OSError) as error:
+            log.warning("copies that are due here cannot be fetched: %s", error)
+
+    async def _look(self, *, is_first: bool = False) -> None:
+        """One round: what is lacking, and fetch it; the first time what most likely is due."""
         version = await self._live()
         known = [Contact(one.id, one.address) for one in self._overlay.contacts()]
         keepers = self._neighbours.keepers(known)
@@ -184,6 +200,12 @@ class Repair:
             return
         now = asyncio.get_running_loop().time()
         present, gone = self._neighbours.present_and_gone(keepers, now)
+        if is_first:
+            plan = functools.partial(
+                plan_repairs, self._node_id, present, gone, deviations=FIRST_DEVIATIONS
+            )
+            await self._fetch_lacking(version, None, plan)
+            return
         situation = (version.record.copies, frozenset(present), frozenset(gone))
         if situation != self._situation or now >= self._settled_until:
             # Everything is looked after; else only what a new version changed.
@@ -317,6 +339,7 @@ class Repair:
             log.info("a peer has no copies for this one: %s", error)
             return None
         self.note(contact, keeps=answer is not None)
+        self.received += len(answer.items) if answer is not None else 0
         return answer
 
     async def keep(
@@ -356,6 +379,7 @@ class Repair:
             async for found in search:
                 with contextlib.suppress(InvalidRecordError):
                     signed = open_record(found.value)
+                    self.received += 1
                     if signed.record == due.share.record:
                         item = Item(signed, due.share.segment, due.with_bytes)
                         await self._write(lambda: self._store.commit([item]))  # noqa: B023

@@ -151,7 +151,10 @@ class Ranks:
     nearest as many are counted as there are almost certainly.
     """
 
-    def __init__(self, own: NodeId, others: Iterable[NodeId]) -> None:
+    def __init__(
+        self, own: NodeId, others: Iterable[NodeId], deviations: float = SURE_DEVIATIONS
+    ) -> None:
+        """As many are counted as there are but for bad luck of so many standard deviations."""
         self._own = int.from_bytes(own)
         # Those whose highest bit that differs from this peer's id is the same are closer than it to
         # just the keys that differ from its id in that bit.
@@ -159,9 +162,13 @@ class Ranks:
         counts = Counter(one.bit_length() - 1 for one in apart if one)
         if len(apart) > RECORD_COPIES:
             radius = apart[RECORD_COPIES - 1]
-            for bit in range(radius.bit_length(), ID_BITS):
-                expected = RECORD_COPIES * (1 << bit) / radius
-                counts[bit] = max(counts[bit], int(expected - SURE_DEVIATIONS * expected**0.5))
+            # Of the part where the last of the k nearest is, only what is beyond that is unknown.
+            begin = radius.bit_length() - 1
+            here = sum(one.bit_length() - 1 == begin for one in apart[:RECORD_COPIES])
+            for bit in range(begin, ID_BITS):
+                expected = RECORD_COPIES * ((2 << bit) - max(radius, 1 << bit)) / radius
+                least = int(expected - deviations * expected**0.5)
+                counts[bit] = max(counts[bit], least + here * (bit == begin))
         # The largest first: where many are closer, that shows at once.
         self._buckets = [(1 << bit, count) for bit, count in counts.most_common()]
 
@@ -175,6 +182,20 @@ class Ranks:
                 if closer >= most:
                     return most
         return closer
+
+
+def beyond(own: NodeId, near: Collection[NodeId]) -> list[bytes]:
+    """Keys (20 bytes), those closest to which decide what a peer should have beside those closest
+    to itself; `near` are these, as many as have each record.
+
+    Of the parts of the id space farther away (`Ranks`) that are two: the one where the farthest of
+    these is, and the next. Beyond that there are certainly as many as have each record.
+    """
+    here = int.from_bytes(own)
+    radius = max((int.from_bytes(one) ^ here for one in near), default=0)
+    bits = range(radius.bit_length() - 1, min(radius.bit_length() + 1, ID_BITS))
+    is_whole = len(near) < RECORD_COPIES
+    return [] if is_whole else [(here ^ 1 << bit).to_bytes(len(own)) for bit in bits]
 
 
 def shares_of(manifest: Manifest, known: Manifest | None = None) -> Iterator[Share]:
@@ -193,14 +214,17 @@ def plan_repairs(
     gone: Collection[NodeId],
     shares: Iterable[Share],
     copies: int,
+    *,
+    deviations: float = SURE_DEVIATIONS,
 ) -> list[Due]:
     """What a peer should have of these shares, the worst-off first.
 
     `present` are the others that keep the site, `gone` those that have left of late. The order is
     by how many of those that had a share have left, then by key, so that neighbouring keys, which
-    the same peers hold, stand together.
+    the same peers hold, stand together. `deviations` as of `Ranks`.
     """
-    now, before = Ranks(own, present), Ranks(own, [*present, *gone])
+    now = Ranks(own, present, deviations)
+    before = Ranks(own, [*present, *gone], deviations)
     due: list[Due] = []
     for share in shares:
         rank = now.of(share.key, RECORD_COPIES)

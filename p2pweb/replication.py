@@ -58,6 +58,10 @@ class _Task:
     candidates: deque[Contact | None] = field(default_factory=deque)  # None is this peer itself.
     tried: set[Contact | None] = field(default_factory=set)
     copies: int = 0
+    # How many more peers were found than were looked for, but for those that refused: a crowd is
+    # next to the key, which may keep nothing of what it says that it keeps. As many copies more are
+    # placed, and not counted.
+    crowd: int = 0
     missed: int = 0
     newer: bytes = b""
     why: str = ""
@@ -70,7 +74,12 @@ class _Task:
     @property
     def short(self) -> int:
         """How many copies it lacks."""
-        return self.wanted - self.copies
+        return self.wanted - self.counted
+
+    @property
+    def counted(self) -> int:
+        """How many copies there are, whatever a crowd is worth."""
+        return max(0, self.copies - self.crowd)
 
 
 class Replication:
@@ -130,7 +139,12 @@ class Replication:
                     )
                 )
         return [
-            Placed(task.copies, min(task.wanted, task.copies + task.missed), task.newer, task.why)
+            Placed(
+                task.counted,
+                min(task.wanted, task.counted + task.missed),
+                task.newer,
+                task.why,
+            )
             for task in tasks
         ]
 
@@ -176,10 +190,15 @@ class Replication:
             contacts = await self._overlay.find_node(
                 _key(task.item), None if need == RECORD_COPIES else need
             )
-        task.candidates = self._untried(task, contacts, need)
+        self._found(task, contacts, need)
         # Those that are silent may well be there, and this peer cut off from them.
         if need == RECORD_COPIES:
-            task.missed += need - len(contacts)
+            task.missed += max(0, need - len(contacts))
+
+    def _found(self, task: _Task, contacts: Sequence[Contact], need: int) -> None:
+        """Take the peers found that are closest to a task's key: `need`, or more around a crowd."""
+        task.crowd = max(task.crowd, len(contacts) - need)
+        task.candidates = self._untried(task, contacts, max(need, len(contacts)))
 
     async def _sweep(self, tasks: Sequence[_Task], need: int) -> None:
         """Find those closest to neighbouring keys, in order: one lookup is good for many."""
@@ -188,10 +207,11 @@ class Replication:
             key = NodeId(_key(task.item))
             contacts = around.closest(key, need) if around else None
             if contacts is None:
-                found = await self._overlay.find_node(key)
-                around = Neighbourhood(key, found, RECORD_COPIES)
-                contacts = found[:need]
-            task.candidates = self._untried(task, contacts, need)
+                contacts = await self._overlay.find_node(key)
+                is_crowded = len(contacts) > RECORD_COPIES
+                around = None if is_crowded else Neighbourhood(key, contacts, RECORD_COPIES)
+                contacts = contacts if is_crowded else contacts[:need]
+            self._found(task, contacts, need)
 
     def _untried(
         self, task: _Task, contacts: Sequence[Contact], need: int
@@ -215,8 +235,9 @@ class Replication:
         try:
             answers = await self._push(contact, [task.item for task in tasks], read)
         except RemoteError as error:
-            if contact in self._holders or not isinstance(error, NotAPeerError):
-                for task in tasks:
+            for task in tasks:
+                task.crowd = max(0, task.crowd - 1)
+                if contact in self._holders or not isinstance(error, NotAPeerError):
                     task.miss(str(error))
             return
         where = format_address(contact.address)

@@ -43,7 +43,7 @@ def run_quietly(wanted: Scenario) -> Run:
     return done
 
 
-def test_newcomers_fetch_what_is_due_to_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newcomers_fetch_what_is_due_to_them_once_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     received = 0
     copies = PeerClient.copies
 
@@ -65,6 +65,12 @@ def test_newcomers_fetch_what_is_due_to_them_once(monkeypatch: pytest.MonkeyPatc
     # once, but for what newcomers have too much who do not know one another yet.
     before, newcomers = FILES * (20 - 8), 6 * FILES * 20 / 36
     assert received <= before + 1.5 * newcomers
+    assert len(done.arrivals) == 6
+    for one in done.arrivals:
+        # Nineteen median round trips; it was thirty before joining, asking for the version and
+        # fetching went on side by side.
+        assert one.took_s is not None and one.took_s < 3.0
+        assert one.sent >= one.due > 0 and one.repeated <= 0.1 * one.due
 
 
 def test_copies_are_whole_again_after_a_third_of_all_peers_vanished() -> None:

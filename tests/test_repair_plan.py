@@ -12,6 +12,7 @@ from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, Contac
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Entry, Manifest
 from p2pweb.records import COPIES_MAX, Encoding, record_key
+from p2pweb.repair import FIRST_DEVIATIONS
 from p2pweb.repair_plan import (
     GONE_MAX,
     GONE_S,
@@ -23,6 +24,7 @@ from p2pweb.repair_plan import (
     Neighbours,
     Ranks,
     affordable,
+    beyond,
     plan_repairs,
     shares_of,
     spare_shares,
@@ -105,6 +107,37 @@ def test_who_knows_its_neighbours_alone_does_not_take_itself_for_everybody() -> 
         due, right = due + len(is_due), right + len(should)
     # Without looking at how dense they are it would be half of all keys for each.
     assert due < 2 * right
+
+
+def test_the_keys_beside_a_peer_lead_to_all_who_decide_what_is_due() -> None:
+    peers, keys = ids(1_000), ids(500, seed=2)
+    for own in peers[:10]:
+        others = sorted(peers, key=lambda one: distance(one, own))[1:]
+        near = others[:RECORD_COPIES]
+        known = dict.fromkeys(near)
+        for key in beyond(own, near):
+            known |= dict.fromkeys(sorted(peers, key=lambda one: distance(one, key))[:20])
+        ranks = Ranks(own, known)
+        due = {key for key in keys if ranks.of(key, RECORD_COPIES) < RECORD_COPIES}
+        assert due == {key for key in keys if closer(own, others, key) < RECORD_COPIES}
+
+
+def test_who_knows_fewer_than_have_each_record_has_nobody_else_to_meet() -> None:
+    own, *others = ids(RECORD_COPIES)
+    assert beyond(own, others) == beyond(own, []) == []
+
+
+def test_who_counts_on_more_than_it_knows_takes_hardly_anything_that_is_not_due() -> None:
+    peers, keys = ids(1_000), ids(500, seed=2)
+    due = wrong = right = 0
+    for own in peers[:10]:
+        others = sorted(peers, key=lambda one: distance(one, own))[1:]
+        ranks = Ranks(own, others[: COPIES_MAX + 1], FIRST_DEVIATIONS)
+        is_due = {key for key in keys if ranks.of(key, RECORD_COPIES) < RECORD_COPIES}
+        should = {key for key in keys if closer(own, others, key) < RECORD_COPIES}
+        due, right = due + len(should), right + len(is_due & should)
+        wrong += len(is_due - should)
+    assert wrong < 0.1 * due and right > 0.9 * due
 
 
 # Plans

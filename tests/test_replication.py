@@ -28,7 +28,7 @@ from p2pweb.http.messages import Request
 from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteKey
 from p2pweb.records import Encoding, FileRecord, record_key, sign
-from p2pweb.replication import Replication
+from p2pweb.replication import LOOKUPS_MAX, Replication
 from p2pweb.store.books import Part
 from p2pweb.store.opening import memory_store
 from p2pweb.store.store import Held, Item, Outcome, Refused, Store
@@ -117,6 +117,8 @@ class Large:
         ]
         self.needs: list[int] = []
         self.silent: set[Contact] = set()
+        # How many more a lookup finds than it was to, because a crowd is next to the key.
+        self.crowd = 0
 
     def knows_few(self) -> bool:
         return False
@@ -124,7 +126,7 @@ class Large:
     async def find_node(self, key: bytes, need: int | None = None) -> list[Contact]:
         need = need or 20
         self.needs.append(need)
-        return [one for one in self.nearest(key) if one not in self.silent][:need]
+        return [one for one in self.nearest(key) if one not in self.silent][: need + self.crowd]
 
     def nearest(self, key: bytes) -> list[Contact]:
         return sorted(self.everybody, key=lambda one: distance(one.id, key))
@@ -243,6 +245,43 @@ async def test_where_a_holder_keeps_nothing_the_next_closest_is_found() -> None:
         assert overlay.needs == [COPIES, 20]
         whole = [address for address, _, segments, _ in client.sent if segments]
         assert whole == [nearest[n].address for n in (0, 2, 3)]
+
+
+async def test_next_to_a_crowd_as_many_more_are_sent_a_copy_and_not_counted() -> None:
+    overlay = Large()
+    overlay.crowd = 10
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        nearest = overlay.nearest(record_key(item.signed.record))
+        assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
+        sent = {address for address, *_ in client.sent}
+        # This peer itself may be one of so many.
+        assert sent <= {one.address for one in nearest[: COPIES + 10]}
+        assert len(sent) >= COPIES + 10 - 1
+
+
+async def test_of_a_crowd_that_refuses_a_copy_nobody_is_left_to_doubt() -> None:
+    overlay = Large()
+    overlay.crowd = 10
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        nearest = overlay.nearest(record_key(item.signed.record))
+        client.strangers = {one.address for one in nearest[:10]}
+        assert await replication.place([item], COPIES, [segment]) == [Placed(COPIES, COPIES)]
+        sent = {address for address, *_ in client.sent}
+        assert sent <= {one.address for one in nearest[10 : 10 + COPIES]}
+        assert len(sent) >= COPIES - 1
+
+
+async def test_of_many_files_the_one_next_to_a_crowd_goes_to_all_that_are_found_there() -> None:
+    overlay = Large()
+    overlay.crowd = 10
+    async with replicating(overlay) as (replication, _):
+        files = [small_file(b"%d" % n, f"/{n}.txt") for n in range(LOOKUPS_MAX + 1)]
+        items, segments = [item for item, _ in files], [segment for _, segment in files]
+        assert await replication.place(items, COPIES, segments) == [Placed(COPIES, COPIES)] * 17
+        # Nothing is said of keys beside that of the lookup.
+        assert overlay.needs == [20] * len(files)
 
 
 async def test_many_files_take_few_lookups_and_each_goes_to_its_own_holders() -> None:

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from p2pweb.dht.settings import DEFAULTS
 from p2pweb.errors import UsageError
-from p2pweb.sim.report import Report, report
+from p2pweb.sim.arrivals import Arrival
+from p2pweb.sim.report import Report, percentile, report
 from p2pweb.sim.run import run
 from p2pweb.sim.scenario import Scenario, read_scenario, validated
 
@@ -224,6 +225,7 @@ def _rows(made: Report) -> list[tuple[str, str]]:
         f"{made.cpu_us_per_datagram:.0f} µs a datagram, {made.cpu_s:.0f} s, before that "
         f"{made.cpu_before_s:.0f} s"
     )
+    newcomers = [("newcomers", _newcomers(made.newcomers))] if made.newcomers else []
     return [
         ("peers, hours, seed", f"{made.peers}, {made.hours:g}, {made.seed}"),
         ("gets", outcomes),
@@ -239,8 +241,23 @@ def _rows(made: Report) -> list[tuple[str, str]]:
         ("datagrams a get", _number(made.datagrams_per_get)),
         ("contacts, of these dead", f"{made.contacts}, {made.contacts_dead:.1%}"),
         ("processor", processor),
+        *newcomers,
         ("trace", made.trace),
     ]
+
+
+def _newcomers(came: list[Arrival]) -> str:
+    """When they had all that is due to them, and what they were sent for it."""
+    took = sorted(one.took_s for one in came if one.took_s is not None)
+    figures = f"p50 {percentile(took, 0.5):.2f} s, most {took[-1]:.2f} s, " if took else ""
+    due, sent, repeated, displaced, surplus = (
+        sum(getattr(one, what) for one in came)
+        for what in ("due", "sent", "repeated", "displaced", "surplus")
+    )
+    return (
+        f"{len(took)} of {len(came)} whole, {figures}{due} records due, {sent} sent: {repeated} of "
+        f"them twice, {displaced} due until others came, {surplus} not due"
+    )
 
 
 def _latencies(made: Report, kind: str) -> str:

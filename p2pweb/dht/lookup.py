@@ -82,7 +82,7 @@ class Lookup:
     answer (k); with `exact` even those in doubt are waited for; `upkeep` is what nobody waits for.
     `suspect` says of a contact whether its last question went unanswered: such a contact is asked
     after the others, once. `believe` corrects a rumour by what is known at first hand; None where
-    it is refuted.
+    it is refuted. Whoever is not to be heeded (`heeds`) is as if never heard of.
     """
 
     def __init__(
@@ -98,12 +98,14 @@ class Lookup:
         upkeep: bool = False,
         rumours: Sequence[Contact] = (),
         believe: Callable[[Contact], Contact | None] = lambda contact: contact,
+        heeds: Callable[[Contact], bool] = lambda contact: True,
     ) -> None:
         self.target = target
         self._own = own
         self._settings = settings
         self._suspect = suspect
         self._believe = believe
+        self._heeds = heeds
         # Nearest first; of two addresses of one id, the one heard of first.
         self._order: list[_Candidate] = []
         self._distances: list[int] = []
@@ -114,6 +116,8 @@ class Lookup:
         self._timeouts = 0
         self._asks = 0
         self._need = need = settings.k if need is None else need
+        # Everybody known at first hand within it has to answer, beside those.
+        self._radius = 0
         self._is_exact = exact
         self._is_upkeep = upkeep
         # Of each path how many were asked for it, and its circles, a bit for each.
@@ -247,15 +251,35 @@ class Lookup:
         return bool(others)
 
     def closest(self) -> tuple[Contact, ...]:
-        """The nearest contacts that answered, as many as are needed and one for each id, in order.
+        """The nearest contacts that answered, as many as are needed and one for each id, in order;
+        where it was widened, all within that radius.
 
         Farther ones that answered too are not among them: between those there may be others.
         """
         answered: dict[NodeId, Contact] = {}
         for candidate in self._order:
-            if candidate.state is _ANSWERED:
+            is_wanted = len(answered) < self._need or candidate.distance <= self._radius
+            if candidate.state is _ANSWERED and is_wanted:
                 answered.setdefault(candidate.contact.id, candidate.contact)
-        return tuple(answered.values())[: self._need]
+        return tuple(answered.values())
+
+    def radius_of(self, count: int) -> int | None:
+        """How far the last of the `count` nearest is that may be there; None where they are fewer.
+
+        Of more than are needed some may be rumours.
+        """
+        there = [one.distance for one in self._order if one.state not in (_SILENT, _DISCREDITED)]
+        return there[count - 1] if len(there) >= count else None
+
+    def widen(self, contacts: Sequence[Contact], radius: int) -> None:
+        """Hear out all of these, who answered elsewhere, within a distance of the target."""
+        self._radius = radius
+        for contact in contacts:
+            self._hear_of(contact, FIRST_HAND)
+        near = bisect_left(self._distances, radius + 1)
+        within = sum(one.is_first_hand for one in self._order[:near])
+        self._widths[FIRST_HAND] = max(self._widths[FIRST_HAND], within)
+        self._surveyed = None
 
     def know(self, contacts: Sequence[Contact]) -> bool:
         """More contacts of this peer's own; whether any of them is new."""
@@ -410,7 +434,7 @@ class Lookup:
                 return nobody
             known = self._candidate(believed)
             if known is None:
-                return self._add(believed, circle)
+                return self._add(believed, circle) if self._heeds(believed) else nobody
         if not known.circles >> circle & 1:
             known.circles |= 1 << circle
             self._heard_of[circle] += 1

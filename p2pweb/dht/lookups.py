@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from p2pweb.dht import wire
 from p2pweb.dht.asking import Asker
-from p2pweb.dht.contact import Address, Contact, NodeId
+from p2pweb.dht.contact import Address, Contact, NodeId, distance
+from p2pweb.dht.crowding import around
 from p2pweb.dht.events import Found, LookupDone, Yielded
 from p2pweb.dht.hearsay import Hearsay
 from p2pweb.dht.lookup import Lookup
@@ -44,6 +45,25 @@ class Run:
     # How often those whose id is to be proved were asked for it, and what they answered meanwhile.
     proving: dict[Contact, int] = field(default_factory=dict)
     unproved: dict[Contact, tuple[Contact, ...]] = field(default_factory=dict)
+    # Where a crowd stands next to the key: the lookups around it, the lookup that one of these is
+    # for, whom they have found, and within which distance all of those are heard out. None before
+    # it was looked whether there is one.
+    children: list[Run] | None = None
+    parent: Run | None = None
+    around: list[Contact] = field(default_factory=list)
+    radius: int = 0
+
+    @property
+    def is_upkeep(self) -> bool:
+        """Whether nobody waits for it."""
+        return self.token is None and self.parent is None
+
+    def heeds(self, contact: Contact) -> bool:
+        """Whether a contact is not of the crowd that a lookup is to find those around of: these
+        would all be asked before anybody else, and name one another."""
+        if self.parent is None:
+            return True
+        return distance(contact.id, self.parent.key) >= distance(self.key, self.parent.key)
 
     @property
     def is_exact(self) -> bool:
@@ -54,7 +74,7 @@ class Run:
     def proves(self) -> bool:
         """Whether only those count who say themselves that they have the id they are asked as: to
         them something is entrusted, and ids near a key are easily invented."""
-        return not self.values and (self.token is not None or self.greets)
+        return not self.values and (not self.is_upkeep or self.greets)
 
 
 class Lookups:
@@ -90,7 +110,8 @@ class Lookups:
         """Forget the lookup of a token, if it goes on."""
         run = self._tokens.pop(token, None)
         if run in self._running:
-            del self._running[run]
+            for one in (run, *(run.children or ())):
+                self._running.pop(one, None)
             self._paused -= run.paused
         elif run is not None:
             self._waiting.remove(run)
@@ -136,26 +157,29 @@ class Lookups:
 
     def start_waiting(self, now: float) -> None:
         """Start lookups while there is room; with nobody to ask they end at once."""
-        table = self._asker.table
         while self._waiting and len(self._running) - self._paused < self._settings.lookups_max:
-            run = self._waiting.popleft()
-            table.touch(run.key, now)
-            # More than k, lest the silent among them leave too few to begin with.
-            run.known = count = 2 * self._settings.k
-            run.lookup = Lookup(
-                run.key,
-                self._own,
-                table.nearest(run.key, count),
-                self._settings,
-                table.suspect,
-                need=run.need,
-                exact=run.is_exact,
-                upkeep=run.token is None or run.greets,
-                rumours=self._hearsay.nearest(run.key, count, now),
-                believe=self._believe,
-            )
-            self._running[run] = None
-            self._advance(run, run.lookup, now)
+            self._start(self._waiting.popleft(), now)
+
+    def _start(self, run: Run, now: float) -> None:
+        table = self._asker.table
+        table.touch(run.key, now)
+        # More than k, lest the silent among them leave too few to begin with.
+        run.known = count = 2 * self._settings.k
+        run.lookup = Lookup(
+            run.key,
+            self._own,
+            table.nearest(run.key, count),
+            self._settings,
+            table.suspect,
+            need=run.need,
+            exact=run.is_exact,
+            upkeep=run.is_upkeep,
+            rumours=self._hearsay.nearest(run.key, count, now),
+            believe=self._believe,
+            heeds=run.heeds,
+        )
+        self._running[run] = None
+        self._advance(run, run.lookup, now)
 
     def heard(self, query: Query[Run | None], answer: wire.Answer | None, now: float) -> None:
         """An answer arrived, in time or late; None is garbage."""
@@ -229,13 +253,13 @@ class Lookups:
                     timeout_s = self._asker.brisk_s(contact.address)
                 question = kind(self._own, run.key)
                 # Nobody waits for upkeep, which may take the round trip of a proof.
-                padded = run.token is not None and not proofs.met(contact.address, now)
+                padded = not run.is_upkeep and not proofs.met(contact.address, now)
                 padded = padded and self._may_pad(run, contact.address)
                 if not ask(self.pool, question, contact, run, now, timeout_s, padded=padded):
                     lookup.timed_out(contact)
                 elif run.proves and contact not in run.proving and not self._is_proved(contact):
                     self._prove(run, contact, now)
-        if lookup.done:
+        if lookup.done and not self._is_crowded(run, lookup, now):
             del self._running[run]
             if run.greets:
                 for contact in lookup.unheard():
@@ -243,6 +267,38 @@ class Lookups:
             if run.token is not None:
                 del self._tokens[run.token]
                 self._asker.actions.append(LookupDone(run.token, lookup.closest()))
+            if run.parent is not None:
+                self._end_child(run, run.parent, lookup.closest(), now)
+
+    def _is_crowded(self, run: Run, lookup: Lookup, now: float) -> bool:
+        """Whether a lookup waits for those around the crowd that is next to its key."""
+        if run.children is None and run.token is not None:
+            keys = self._around(run, lookup)
+            run.children = [Run(key, values=False, token=None, parent=run) for key in keys]
+            # At once, whatever waits for its turn: this one asks nothing meanwhile.
+            for child in run.children.copy():
+                self._start(child, now)
+            return bool(keys)
+        return bool(run.children)
+
+    def _around(self, run: Run, lookup: Lookup) -> list[bytes]:
+        table, k = self._asker.table, self._settings.k
+        radius = lookup.radius_of(k)
+        # Of a few contacts it cannot be told how far apart peers stand.
+        if radius is None or len(table) < 2 * k:
+            return []
+        usual = distance(table.nearest(self._own, k)[-1].id, self._own)
+        # All that `around` leads to: what the table says of how far that is may be too little.
+        run.radius = (1 << usual.bit_length()) - 1
+        return around(run.key, radius, usual, k)
+
+    def _end_child(self, child: Run, parent: Run, closest: tuple[Contact, ...], now: float) -> None:
+        assert parent.children is not None and parent.lookup is not None  # noqa: S101
+        parent.children.remove(child)
+        parent.around += closest
+        if not parent.children:
+            parent.lookup.widen(parent.around, parent.radius)
+            self._advance(parent, parent.lookup, now)
 
     def _is_proved(self, contact: Contact) -> bool:
         """Whether a contact said itself who it is, in this run or an earlier one."""

@@ -355,7 +355,8 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         """The `need` (1 to k) contacts closest to a key (20 bytes) that answered, in order.
 
         Without `need` it is all k, exactly. A few of them are had sooner: one that has missed a
-        question is then not waited for.
+        question is then not waited for. More than `need` are those of a crowd next to the key,
+        which may be one liar's, and all within the distance in which k are to be expected.
         """
         _own(key)
         done = await self._call(

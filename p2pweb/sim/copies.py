@@ -6,6 +6,7 @@ closest to its key the record, and the first `copies` of them the bytes.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ def survey(
     peers: Sequence[WholePeer], site: SiteId, files: Mapping[str, bytes], copies: int, at_s: float
 ) -> Survey:
     """Count the copies of these files (by URL path, of one segment each) on live peers."""
-    held = {peer: _held(peer.folder) for peer in peers}
+    held = {peer: held_by(peer.folder) for peer in peers}
     due, lacking, lost = [0, 0], [0, 0], 0
     for path, data in files.items():
         key, (blob, _) = dht_key(file_name(site, path)), blob_of(data)
@@ -52,20 +53,28 @@ def survey(
     return Survey(at_s, due[0], lacking[0], due[1], lacking[1], lost)
 
 
-_Held = set[tuple[bytes, BlobId]]
+# A key, and the blob that the record there is of.
+Held = tuple[bytes, BlobId]
 
 
-def _held(folder: Path) -> tuple[_Held, _Held]:
+def held_by(folder: Path) -> tuple[set[Held], set[Held]]:
     """Of which keys a peer's disk has the record of which blob, and also the bytes."""
     with closing(sqlite3.connect(f"file:{folder / 'records.sqlite'}?mode=ro", uri=True)) as books:
         parts = set(books.execute("SELECT root, size FROM segments"))
         rows = books.execute("SELECT key, value, with_bytes FROM records WHERE is_site = 0")
-        held: tuple[_Held, _Held] = (set(), set())
+        held: tuple[set[Held], set[Held]] = (set(), set())
         for key, value, with_bytes in rows:
-            record = open_record(value).record
-            assert isinstance(record, FileRecord)  # noqa: S101 - the books say so
+            record = _opened(value)
             place = (key, record.blobs[0])
             held[0].add(place)
             if with_bytes and all((blob.root, blob.size_bytes) in parts for blob in record.blobs):
                 held[1].add(place)
         return held
+
+
+# As many as the files of a few versions; the same records are on many disks.
+@functools.lru_cache(maxsize=16_384)
+def _opened(value: bytes) -> FileRecord:
+    record = open_record(value).record
+    assert isinstance(record, FileRecord)  # noqa: S101 - the books say so
+    return record

@@ -1,7 +1,8 @@
 """Peers that lie. They answer PINGs as anybody does, and know one another.
 
 To a lookup they are silent, or invent contacts that are nearer than any there is, or send made-up
-or old values.
+or old values. Sybils stand next to a key, name nobody but one another there, take what is stored
+and hand out what is old, or nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 
 from p2pweb.address import Address
 from p2pweb.dht import wire
-from p2pweb.dht.contact import ID_BYTES, Contact, NodeId
+from p2pweb.dht.contact import ID_BYTES, Contact, NodeId, distance
 from p2pweb.sim.network import Host, Network
 
 PORT = 8_001
@@ -24,7 +25,7 @@ INVENTED_TAIL_BYTES = 4
 # Old values remembered to be sent again.
 OLD_VALUES_MAX = 10_000
 
-Kind = Literal["silent", "inventing", "rubbish", "stale", "mixed"]
+Kind = Literal["silent", "inventing", "rubbish", "stale", "mixed", "sybil"]
 
 
 class HostilePeer(asyncio.DatagramProtocol):
@@ -37,8 +38,10 @@ class HostilePeer(asyncio.DatagramProtocol):
         chance: random.Random,
         kind: Kind,
         gang: Sequence[HostilePeer],
+        known: NodeId | None = None,
     ) -> None:
-        self.id = NodeId(chance.randbytes(ID_BYTES))
+        """`known` is its id, if that is not any."""
+        self.id = known or NodeId(chance.randbytes(ID_BYTES))
         self._network = network
         self._host = host
         self._chance = chance
@@ -91,7 +94,8 @@ class HostilePeer(asyncio.DatagramProtocol):
             self._send(wire.encode_answer(asked.message_id, self.id), address)
             return
         if isinstance(question, wire.Store):
-            self._remember(question)
+            if question.value is not None:
+                self.hold(question.key, question.value)
             self._send(wire.encode_answer(asked.message_id, True), address)
             return
         if isinstance(question, wire.FindNode | wire.FindValue):
@@ -100,10 +104,11 @@ class HostilePeer(asyncio.DatagramProtocol):
                 kind = ("silent", "inventing", "rubbish", "stale")[self.id[0] % 4]
             self._lie(kind, asked.message_id, question, address)
 
-    def _remember(self, store: wire.Store) -> None:
-        if store.value is not None and len(self._values) < OLD_VALUES_MAX:
-            first, _ = self._values.get(store.key, (store.value, b""))
-            self._values[store.key] = first, store.value
+    def hold(self, key: bytes, value: bytes) -> None:
+        """Somebody has it keep a value."""
+        if len(self._values) < OLD_VALUES_MAX:
+            first, _ = self._values.get(key, (value, b""))
+            self._values[key] = first, value
 
     def _lie(
         self,
@@ -119,10 +124,17 @@ class HostilePeer(asyncio.DatagramProtocol):
             return
         old, last = self._values.get(question.key, (b"", b""))
         # The only value that it knows may be the newest.
-        if kind == "stale" and old != last and isinstance(question, wire.FindValue):
+        knows_old = kind in ("stale", "sybil") and old != last
+        if knows_old and isinstance(question, wire.FindValue):
             self._send(wire.encode_answer(message_id, {"value": old}), address)
             return
-        self._send(wire.encode_nodes(message_id, self._invented(question.key)), address)
+        named = self._invented(question.key) if kind != "sybil" else self._accomplices(question.key)
+        self._send(wire.encode_nodes(message_id, named), address)
+
+    def _accomplices(self, key: bytes) -> list[Contact]:
+        """Members of the gang as they are, the nearest to a key first."""
+        nearest = sorted(self._gang, key=lambda one: distance(one.id, key))
+        return [Contact(one.id, one.address) for one in nearest[:NODES]]
 
     def _invented(self, key: bytes) -> list[Contact]:
         """Members of the gang, under ids that no honest peer can be nearer with."""

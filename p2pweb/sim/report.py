@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 
 from msgspec import Struct
 
+from p2pweb.sim.arrivals import Arrival
 from p2pweb.sim.copies import Survey
 from p2pweb.sim.ledger import Get, Outcome
 from p2pweb.sim.network import HEADER_BYTES
@@ -82,6 +84,8 @@ class Report(Struct, kw_only=True):
     points: list[Point]
     # Copies due and lacking, where they were counted; `at_s` from the start of the measurement.
     surveys: list[Survey]
+    # Those that faults had join, where they are whole peers; `began_s` likewise.
+    newcomers: list[Arrival]
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
@@ -144,6 +148,7 @@ def report(run: Run) -> Report:
         missed=[],
         points=_points(run, asked, unit_s),
         surveys=[replace(one, at_s=one.at_s - run.began_s) for one in run.surveys],
+        newcomers=[replace(one, began_s=one.began_s - run.began_s) for one in run.arrivals],
     )
     made.missed = _missed(run, made, asked)
     return made
@@ -194,6 +199,9 @@ def _missed(run: Run, made: Report, asked: Sequence[Get]) -> list[str]:
     judged_from_s = run.began_s + expected.found_after_s
     found = _found([get for get in asked if get.began_s >= judged_from_s])
     failed = run.ledger.puts_failed_before + run.ledger.puts_failed
+    took = [math.inf if one.took_s is None else one.took_s for one in run.arrivals]
+    sent = sum(one.sent for one in run.arrivals)
+    twice = sum(one.repeated for one in run.arrivals) / sent if sent else None
     missed = [
         f"{what}: {_figure(figure)} instead of at most {limit:g}"
         for what, figure, limit in (
@@ -203,6 +211,8 @@ def _missed(run: Run, made: Report, asked: Sequence[Get]) -> list[str]:
             ("upkeep, bytes a second", made.upkeep_bytes_per_s, expected.upkeep_bytes_per_s),
             ("news, seconds until all have it", made.news_s, expected.news_s),
             ("puts that failed", failed, expected.puts_failed),
+            ("newcomers, seconds", max(took, default=None), expected.newcomers_s),
+            ("records sent to newcomers twice", twice, expected.newcomers_twice),
         )
         if limit is not None and (figure is None or figure > limit)
     ]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from p2pweb.sim.arrivals import Arrival
 from p2pweb.sim.copies import Survey
 from p2pweb.sim.latency import Latency
 from p2pweb.sim.ledger import Ledger
@@ -61,6 +62,7 @@ class Run:
     grow_cpu_s: float
     faults: list[str] = field(default_factory=list)
     surveys: list[Survey] = field(default_factory=list)
+    arrivals: list[Arrival] = field(default_factory=list)
 
 
 def run(scenario: Scenario, seed: int, progress: Callable[[str, float], None]) -> Run:
@@ -170,6 +172,7 @@ async def _run(
         grow_cpu_s=grow_cpu_s,
         faults=[*loop.faults],
         surveys=visitors.surveys if isinstance(visitors, SiteVisitors) else [],
+        arrivals=visitors.arrivals if isinstance(visitors, SiteVisitors) else [],
     )
 
 

@@ -86,6 +86,9 @@ class Hostile(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
     share: Share = 0.0
     kind: Literal["silent", "inventing", "rubbish", "stale", "mixed"] = "mixed"
+    # So many more, once all have joined, whose ids are closer to the key of the first value than
+    # that of any honest peer: they name nobody but one another, and keep nothing.
+    sybils: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 0
 
 
 class Workload(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +138,10 @@ class Expected(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     news_s: Limit | None = None
     # From so long after the start of the measurement on every survey finds all copies that are due.
     copies_by_s: Seconds | None = None
+    # So long after it began to join each newcomer holds all that is due to it, and of the records
+    # that it was sent at most so large a share is one that it was sent before.
+    newcomers_s: Limit | None = None
+    newcomers_twice: Limit | None = None
     # The most puts that fail, those before the measurement included.
     puts_failed: Limit | None = None
 

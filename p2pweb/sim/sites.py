@@ -16,6 +16,7 @@ from p2pweb.errors import P2PWebError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.keys import SEED_BYTES, SiteKey
 from p2pweb.publish import PublishOptions, Summary, publish
+from p2pweb.sim.arrivals import Arrival, Watched, arrivals
 from p2pweb.sim.copies import Survey, survey
 from p2pweb.sim.ledger import Ledger
 from p2pweb.sim.outside import connector_on
@@ -40,6 +41,9 @@ UNDER_WAY_MAX = 2_000
 # How often, and how long, it is looked whether a version has reached everybody.
 NEWS_STEP_S = 0.05
 NEWS_S_MAX = 120.0
+# How often, and how long, it is looked what a newcomer has.
+ARRIVAL_STEP_S = 0.05
+ARRIVAL_S_MAX = 30.0
 
 _TEXT = (
     "a peer keeps the pages of its site and hands them to whoever asks for one of them while "
@@ -96,6 +100,7 @@ class SiteVisitors:
         self._world = world
         self._workload = scenario.workload
         self._site = scenario.site
+        self._faults = scenario.faults
         self._ledger = ledger
         self._checks = SiteChecks(ledger)
         self._rng = random.Random(f"workload {seed}")
@@ -113,6 +118,7 @@ class SiteVisitors:
         self._under_way: dict[asyncio.Task[None], None] = {}
         self._watches_news = scenario.expected.news_s is not None
         self.surveys: list[Survey] = []
+        self.arrivals: list[Arrival] = []
 
     async def publish_all(self) -> None:
         """Publish the first version."""
@@ -125,6 +131,8 @@ class SiteVisitors:
             chores.append(self._ask_at_rate(self._workload.gets_per_s, end_s))
         if self._site.surveys:
             chores.append(self._survey_until(end_s, self._site.surveys))
+        if any(fault.kind == "join" for fault in self._faults):
+            chores.append(self._watch_newcomers(end_s))
         if self._site.publishes_per_hour:
             chores.append(self._publish_at_rate(self._site.publishes_per_hour / 3_600.0, end_s))
         await asyncio.gather(*chores)
@@ -159,6 +167,20 @@ class SiteVisitors:
             peers, now_s = self._live(), self._loop.time()
             copies = self._site.copies
             self.surveys.append(survey(peers, self._key.site, self._files, copies, now_s))
+
+    async def _watch_newcomers(self, end_s: float) -> None:
+        """How soon those that faults have join hold what is due to them."""
+        watched: list[Watched] = []
+        while (now_s := self._loop.time()) < end_s:
+            for peer, began_s in self._world.newcomers[len(watched) :]:
+                assert isinstance(peer, WholePeer)  # noqa: S101 - all of the run are
+                watched.append(Watched(peer, began_s))
+            for one in watched:
+                if now_s - one.began_s <= ARRIVAL_S_MAX:
+                    one.look(now_s)
+            await asyncio.sleep(ARRIVAL_STEP_S)
+        copies = self._site.copies
+        self.arrivals = arrivals(watched, self._live(), self._key.site, self._files, copies)
 
     # --- visiting ---
 

@@ -18,6 +18,11 @@ _MAC_BYTES = 16
 _SEQ = struct.Struct(">Q")
 
 
+def name_of(number: int) -> str:
+    """The name of one of the values of a run, from 0 on."""
+    return f"value {number}"
+
+
 class Publisher:
     """Makes the values of one run, and tells them from what others made."""
 

@@ -87,6 +87,16 @@ class WholePeer:
         return self.disk / str(self._lives)
 
     @property
+    def is_on_disk(self) -> bool:
+        """Whether it has begun to keep things."""
+        return (self.folder / "records.sqlite").exists()
+
+    @property
+    def records_received(self) -> int:
+        """How many records others have sent it, in this life, to have it keep what it should."""
+        return self._node.repair.received if self._node is not None else 0
+
+    @property
     def overlay(self) -> Overlay:
         assert self._node is not None  # noqa: S101 - asked only of those that have started
         return self._node.overlay

@@ -7,9 +7,12 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import cast
 
+from p2pweb.dht.contact import key_for
+from p2pweb.sim.hostile import HostilePeer
 from p2pweb.sim.ledger import Ledger
 from p2pweb.sim.peers import Closest, GoneError, OverlayPeer, SimPeer
 from p2pweb.sim.scenario import Workload
+from p2pweb.sim.values import name_of
 from p2pweb.sim.world import World
 
 # Holders that the oracle gives each value: the k closest, as for records.
@@ -33,7 +36,7 @@ class Visitors:
         self._ledger = ledger
         self._rng = random.Random(f"workload {seed}")
         self._loop = world.network.loop
-        self._names = [f"value {number}" for number in range(workload.values)]
+        self._names = [name_of(number) for number in range(workload.values)]
         self._seqs = dict.fromkeys(self._names, 0)
         self._absent = 0
         self._under_way: dict[asyncio.Task[None], None] = {}
@@ -160,5 +163,8 @@ class Visitors:
 
     def _place(self, name: str) -> None:
         value = self._world.publisher.make_name(name, self._seqs[name])
-        for peer in self._world.closest(name, HOLDERS):
-            cast(OverlayPeer, peer).hold(name, value)
+        for peer in self._world.closest_of_all(name, HOLDERS):
+            if isinstance(peer, HostilePeer):
+                peer.hold(key_for(name), value)
+            else:
+                peer.hold(name, value)

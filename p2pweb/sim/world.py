@@ -8,13 +8,14 @@ import math
 import random
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import cast
 
-from p2pweb.dht.contact import distance, key_for
+from p2pweb.dht.contact import ID_BYTES, NodeId, distance, key_for
 from p2pweb.sim.hostile import HostilePeer
 from p2pweb.sim.network import Host, Network
 from p2pweb.sim.peers import OurPeer, SimPeer, StockPeer
 from p2pweb.sim.scenario import Fault, Scenario, Sessions, settings_of
-from p2pweb.sim.values import Publisher
+from p2pweb.sim.values import Publisher, name_of
 from p2pweb.sim.whole import Graveyard, WholePeer
 
 # Addresses that a newcomer is told to join by.
@@ -34,6 +35,8 @@ class World:
         self.publisher = Publisher(seed, scenario.workload.value_bytes)
         self.live: list[SimPeer] = []
         self.hostile: list[HostilePeer] = []
+        # Those that faults had join, and when they began to.
+        self.newcomers: list[tuple[SimPeer, float]] = []
         # When the parts of the network last came together.
         self.healed_s = -math.inf
         self._scenario = scenario
@@ -62,6 +65,25 @@ class World:
             await asyncio.sleep(1.0 / self._scenario.joins_per_s)
             progress(number / peers)
         await asyncio.gather(*joining)
+        await self._surround(name_of(0), self._scenario.hostile.sybils)
+
+    async def _surround(self, name: str, count: int) -> None:
+        """Have Sybils join between a name's key and the nearest honest peer."""
+        key, gang = key_for(name), list[HostilePeer]()
+        nearest = distance(self.closest(name, 1)[0].id, key)
+        for _ in range(count):
+            chance = self._chance()
+            known = int.from_bytes(key, "big") ^ chance.randrange(1, nearest)
+            sybil_id = NodeId(known.to_bytes(ID_BYTES, "big"))
+            host = self.network.add_host()
+            gang.append(HostilePeer(self.network, host, chance, "sybil", gang, sybil_id))
+        await asyncio.gather(*(self._join(sybil) for sybil in gang))
+
+    def closest_of_all(self, name: str, count: int) -> list[OurPeer | StockPeer | HostilePeer]:
+        """The peers closest to a name's key, those that lie among them."""
+        key = key_for(name)
+        everybody = [*cast(list[OurPeer | StockPeer], self.live), *self.hostile]
+        return heapq.nsmallest(count, everybody, key=lambda peer: distance(peer.id, key))
 
     async def close(self) -> None:
         """End all whole peers, and what is still under way; of tasks nothing may be left."""
@@ -92,7 +114,9 @@ class World:
                     self._own(self._return(self._fallen.pop(), keeps_disk=fault.keeps_disk))
             case "join":
                 for _ in range(count):
-                    self._own(self._join(self._make(self.network.add_host(), number=self._made)))
+                    newcomer = self._make(self.network.add_host(), number=self._made)
+                    self.newcomers.append((newcomer, self.network.loop.time()))
+                    self._own(self._join(newcomer))
             case "part":
                 for peer in chosen:
                     peer.host.part = 1
