@@ -300,10 +300,12 @@ class PeerNode:
 
     async def _catch_up(self) -> None:
         """Learn what was published meanwhile, before anything is served: of the peers known."""
-        home = self.holdings.home
-        if home is not None and self._store.live_seq(home):
-            with contextlib.suppress(TimeoutError, UnavailableError):
-                async with asyncio.timeout(CATCH_UP_S):
+        with contextlib.suppress(TimeoutError, UnavailableError):
+            async with asyncio.timeout(CATCH_UP_S):
+                if self.holdings.home is None and self._state.contacts:
+                    await self._ask_home()
+                home = self.holdings.home
+                if home is not None and self._store.live_seq(home):
                     await self.sites.fresh(home)
 
     async def close(self) -> None:
@@ -374,19 +376,30 @@ class PeerNode:
         )
 
     async def _ask_home(self) -> None:
-        """Learn the home site from the peers joined, the first that knows one, and its version."""
-        for name in self._options.join:
-            if self.holdings.home is not None:
-                return
+        """Learn the home site, and its version, from the peers to join; where none answers, from
+        those remembered."""
+        if self.holdings.home is None and not await self._ask_home_of(self._options.join):
+            known = [one.address for one in self._state.known()[:REMEMBERED_ASKED]]
+            await self._ask_home_of(known)
+
+    async def _ask_home_of(self, peers: Sequence[Address]) -> bool:
+        """Take the home site of the first of these that knows one; whether any answered."""
+        answered = False
+        for address in peers:
             try:
-                home = (await self.client.peer_info(name)).home_site
-                if home is not None and self.holdings.home is None:
+                home = (await self.client.peer_info(address)).home_site
+                answered = True
+                if home is None:
+                    continue
+                if self.holdings.home is None:  # A publisher may have come first.
                     self.holdings.adopt(home)
-                    signed = await self.client.live_site(name, home, fresh=False)
+                    signed = await self.client.live_site(address, home, fresh=False)
                     if signed is not None:
-                        self.sites.hear(signed, name)
+                        self.sites.hear(signed, address)
+                break
             except RemoteError as error:
                 log.debug("no home site to learn: %s", error)
+        return answered
 
     async def _keep_asking(self, *, joined: bool) -> None:
         if not joined:

@@ -14,6 +14,7 @@ import msgspec
 from p2pweb.dht.contact import ID_BYTES, Contact, NodeId, canonical
 from p2pweb.errors import UsageError
 from p2pweb.keys import SiteId, is_site_id
+from p2pweb.store.segments import sync_folder
 
 # Enough to reach every part of a large network at the next start; 200 are 20 KB.
 CONTACTS_MAX = 200
@@ -90,8 +91,4 @@ def write_peer_state(path: Path, state: PeerState) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

@@ -98,6 +98,18 @@ def test_a_restarted_peer_needs_neither_its_own_bytes_nor_the_peers_that_it_join
         assert "Traceback" not in reader.log.read_text()
 
 
+def test_a_peer_that_missed_the_first_publish_learns_the_site_from_those_that_it_met(
+    tmp_path: Path, site: Path
+) -> None:
+    with network(tmp_path / "peers", 3) as peers:
+        late = peers[2]
+        late.kill_9()
+        publish(site, peers[1], tmp_path / "key")
+        # The only one that it was told to join by.
+        peers[0].kill_9()
+        assert_serves(late.start(), files_of(site))
+
+
 def _closest(ids: list[bytes], key: bytes) -> bytes:
     return min(ids, key=lambda one: distance(one, key))
 

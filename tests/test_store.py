@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -439,6 +440,42 @@ def test_a_write_that_fails_leaves_no_file_behind(
 
 def _disk_full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_every_folder_that_is_made_or_gets_a_new_name_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, int]] = []
+
+    def sync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        synced.append((status.st_dev, status.st_ino))
+
+    def all_synced(*folders: Path) -> bool:
+        return {(path.stat().st_dev, path.stat().st_ino) for path in folders} <= set(synced)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    folder = tmp_path / "new" / "data"
+    store = open_store(folder)
+    assert all_synced(tmp_path, folder.parent, folder)
+    synced.clear()
+    put(store, content(INLINE_BYTES_MAX + 1))
+    assert all_synced(folder / "blobs", *(folder / "blobs").iterdir())
+    store.close()
+    synced.clear()
+    # A process may have been killed between making a folder and syncing it.
+    open_store(folder).close()
+    assert all_synced(folder, folder / "blobs")
+
+
+def test_a_commit_into_a_directory_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "data")
+    put(store, b"before")
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(OSError, match="is gone"):
+        store.commit([Item(file_of(b"after"))], segments_of(b"after"))
+    assert read(store, b"before") == b"before"
+    store.close()
 
 
 @pytest.mark.parametrize("size", [0, 10, INLINE_BYTES_MAX + 1, SEGMENT_BYTES + 1])

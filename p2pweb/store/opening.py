@@ -17,7 +17,7 @@ from pathlib import Path
 
 from p2pweb.errors import UsageError
 from p2pweb.store.books import Books, connect
-from p2pweb.store.segments import SegmentFolder, SegmentShelf
+from p2pweb.store.segments import SegmentFolder, SegmentShelf, make_folder
 from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.store")
@@ -49,7 +49,9 @@ class _Folder:
         try:
             found = self._database.stat()
         except OSError as error:
-            raise OSError(error.errno, f"{self._database} is gone: {error.strerror}") from None
+            raise OSError(
+                error.errno, f"{self._database} is gone ({error.strerror}): start the peer again"
+            ) from None
         if (found.st_dev, found.st_ino) != self._identity:
             raise OSError(errno.ENOENT, f"{self._database} was replaced: start the peer again")
 
@@ -88,7 +90,7 @@ def open_store(folder: Path, limit_bytes: int | None = None) -> Store:
     cannot be written.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder, 0o700)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise UsageError(f"cannot use the data directory {folder}: {error.strerror}") from None

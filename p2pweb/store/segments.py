@@ -44,6 +44,26 @@ class Segments(Protocol):
         """What the disk has given for all of them."""
 
 
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder, if there is none, and those above it; on disk when this returns.
+
+    OSError where that fails.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class SegmentFolder:
     """One file for each segment, in 256 folders by the first byte of the root."""
 
@@ -51,7 +71,10 @@ class SegmentFolder:
         self._folder = folder
         self._unsynced: list[Path] = []
         self._used_bytes = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+        # Names that a process made which was killed before it could sync them.
+        for one in (folder.parent, folder):
+            sync_folder(one)
 
     def _path(self, blob: BlobId, segment: int) -> Path:
         name = blob.root.hex()
@@ -77,11 +100,7 @@ class SegmentFolder:
 
     def sync(self) -> None:
         for folder in dict.fromkeys(self._unsynced):
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_folder(folder)
         self._unsynced.clear()
 
     def read_block(self, blob: BlobId, block: int) -> bytes | None:

@@ -198,7 +198,6 @@ class Store:
         for data in segments:
             data.check()
         with self._write_lock:
-            self._place.check()
             self._make_room(items, segments)
             with self._transaction():
                 outcomes = [self._put_record(item) for item in items]
@@ -211,6 +210,7 @@ class Store:
                 for data in segments:
                     self._put_segment(data, refused)
                 self._segments.sync()
+                self._place.check()
                 live = self._go_live()
                 outcomes = [
                     self._wants(item, live) if isinstance(outcome, Held) else outcome
@@ -239,9 +239,13 @@ class Store:
             with contextlib.suppress(sqlite3.Error):
                 self._count_passing()
             if isinstance(error, sqlite3.Error):
-                self._note_damage(error)
-                raise OSError(errno.EIO, f"the database refused a write: {error}") from None
+                raise self._fault(error) from None
             raise
+
+    def _fault(self, error: sqlite3.Error) -> OSError:
+        """As what a writer's error is told."""
+        self._note_damage(error)
+        return OSError(errno.EIO, f"the database refused a write: {error}")
 
     def _note_damage(self, error: sqlite3.Error) -> None:
         # The disk that is full, read-only or slow is an OperationalError.
@@ -264,6 +268,13 @@ class Store:
         with self._reading() as books:
             return self._room(books)
 
+    def _room_to_write(self) -> Room:
+        """The room as the writer sees it. OSError where the disk cannot be read."""
+        try:
+            return self._room(self._writer)
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+
     def _room(self, books: Books) -> Room:
         used = books.used_bytes() + self._segments.used_bytes
         passing = sum(size for _, size in self._passing.values())
@@ -276,7 +287,7 @@ class Store:
 
     def _make_room(self, items: Sequence[Item], segments: Sequence[SegmentData]) -> None:
         """Let go of what was only passed on, as far as a commit of these needs its room."""
-        room = self._room(self._writer)
+        room = self._room_to_write()
         parts = {part for item in items if item.with_bytes for part in _parts(item)}
         parts |= {(data.blob, data.segment) for data in segments}
         needed = _size(parts) + len(items) * RECORD_BYTES
@@ -291,9 +302,12 @@ class Store:
                                 self._delete_record(row)
                 freed = self._free_unwarranted()
             self._remove_files(freed)
-            room = self._room(self._writer)
+            room = self._room_to_write()
         if self._place.limit_bytes is not None:
-            self._writer.give_back()
+            try:
+                self._writer.give_back()
+            except sqlite3.Error as error:
+                raise self._fault(error) from None
         self._left_for_good, self._left_in_all = room.for_good, room.in_all
 
     def _take_room(self, item: Item, size_bytes: float) -> bool:
@@ -309,7 +323,7 @@ class Store:
         return True
 
     def _full(self, item: Item) -> Full:
-        room = self._room(self._writer)
+        room = self._room_to_write()
         waits = item.passing and _size(_parts(item)) <= room.in_all + room.passing_bytes
         return Full(f"the disk is full: {room}", for_now=waits)
 
@@ -334,7 +348,7 @@ class Store:
         """Of what lies at these keys to be passed on, that stays for which there is room."""
         wanted = set(keys)
         with self._write_lock:
-            room = self._room(self._writer)
+            room = self._room_to_write()
             self._left_for_good, self._left_in_all = room.for_good, room.in_all
             with self._transaction():
                 for row in self._writer.passing_rows():
