@@ -35,6 +35,7 @@ from p2pweb.repair_plan import (
     RECORD_COPIES,
     SPARE_S,
     Due,
+    Gone,
     Neighbours,
     Share,
     affordable,
@@ -78,7 +79,7 @@ BYTES_PER_S = 4 * 1024 * 1024
 FILLED_MAX = 0.8
 
 # Copies wanted, who is there, who has left: on these depends what is due here of a version.
-_Situation = tuple[int, frozenset[NodeId], frozenset[NodeId]]
+_Situation = tuple[int, frozenset[NodeId], Gone]
 
 
 class Repair:
@@ -112,7 +113,7 @@ class Repair:
         # When the next round is.
         self._at = 0.0
         self._sooner = asyncio.Event()
-        self._neighbours = Neighbours()
+        self._neighbours = Neighbours(self._node_id)
         # Of which version nothing was lacking, in which situation, and how long that is relied on.
         self._settled: SiteVersion | None = None
         self._situation: _Situation | None = None
@@ -206,7 +207,7 @@ class Repair:
             )
             await self._fetch_lacking(version, None, plan)
             return
-        situation = (version.record.copies, frozenset(present), frozenset(gone))
+        situation = (version.record.copies, present, gone)
         if situation != self._situation or now >= self._settled_until:
             # Everything is looked after; else only what a new version changed.
             self._settled, self._situation = None, situation
@@ -325,7 +326,8 @@ class Repair:
 
     def spared(self) -> list[NodeId]:
         """Those that left so lately that they may come back."""
-        return self._neighbours.present_and_gone([], asyncio.get_running_loop().time())[0]
+        now = asyncio.get_running_loop().time()
+        return list(self._neighbours.present_and_gone([], now)[0])
 
     async def ask(self, contact: Contact, dues: Sequence[Due]) -> Bundle | None:
         """What a contact has of these; None where it fails, or keeps no site at all."""

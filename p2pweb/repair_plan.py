@@ -1,21 +1,25 @@
 """Which copies this peer should have, which of them come first, and whom to ask for them. Pure:
 `now` is in seconds, on any clock that goes on.
 
-Of every key the k = 20 closest peers keep the record, and the first `copies` of them the bytes. A
-peer knows all keys of its sites, from their manifests, and all peers near its own id, from its
-routing table; so it can tell by itself what it should have, and nobody need tell it. Whoever comes
-closer to a key than it, or leaves, changes its rank there.
+Of every key the k = 20 closest peers keep the record, and the first `copies` of them the bytes; all
+of them the bytes of a small file. A peer knows all keys of its sites, from their manifests, and all
+peers near its own id, from its routing table; so it can tell by itself what it should have, and
+nobody need tell it. Whoever comes closer to a key than it changes its rank there, and so does
+whoever leaves: the sooner, the more copies are lacking.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
+from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from p2pweb.dht.contact import ID_BITS, Contact, NodeId
-from p2pweb.dht.events import ContactDown, ContactMoved, Event
+from p2pweb.dht.events import ContactDown, ContactMoved, Event, Why
 from p2pweb.manifest import Manifest
 from p2pweb.records import COPIES_MAX, FileRecord, record_key
 from p2pweb.store.room import RECORD_BYTES
@@ -25,9 +29,22 @@ RECORD_COPIES = COPIES_MAX
 # A peer that left the routing table, having missed questions for fifteen seconds at least, is
 # spared for so long: a restart takes less.
 SPARE_S = 30.0
+# Most that leave come back with their disks, and a copy made meanwhile was made in vain. So the
+# more of the copies are lacking, the sooner others are made: after half a minute no more than three
+# in eight may be lacking, after ten minutes two, after an hour one, and after four none.
+# ARCHITECTURE.md has what that costs beside an oracle that knows who returns.
+PATIENCE = ((SPARE_S, 3 / 8), (600.0, 2 / 8), (3_600.0, 1 / 8), (14_400.0, 0.0))
+# Where a quarter of the neighbours leaves within a minute, that is no peer's own coming and going,
+# and the others may be next: nobody of these is waited for any longer than a restart takes.
+SUDDEN_S = 60.0
+SUDDEN_SHARE = 0.25
+# As many as a peer watches. Who is farther off is missed later, and whoever is for so long after
+# such a moment, left at it too.
+NEIGHBOURS = 40
+SUDDEN_LATE_S = 600.0
 # Those that left are remembered so long, to tell the worst-off copies: more than the longest
 # repair, so that the order stays right.
-GONE_S = 600.0
+GONE_S = PATIENCE[-1][0] + 600.0
 GONE_MAX = 1_024
 # Who came a moment ago may lack what it should have, as much as this peer does.
 NEW_S = 30.0
@@ -37,6 +54,9 @@ KEEPERS_MAX = 4_096
 KEEPS_NOT_S = 120.0
 # A contact that nobody has asked yet counts as one that keeps the site.
 _UNKNOWN = (True, -math.inf)
+# The bytes of a file of up to so many, all encodings together, are with every record of it: they
+# take no more of a disk than one of its pages, and half of all peers may vanish with none lost.
+SMALL_BYTES = 4_096
 # A Poisson variable is less than so many standard deviations below its mean in one of seven
 # hundred cases.
 SURE_DEVIATIONS = 3.0
@@ -71,12 +91,19 @@ class Due:
         return RECORD_BYTES + sum(blob.segment_size(segment) for blob, segment in parts)
 
 
+# Those that have left, by how many steps of `PATIENCE` they have outlasted: one, two, and so on.
+Gone = tuple[frozenset[NodeId], ...]
+
+
 class Neighbours:
     """Who else keeps the site, as far as this peer knows: who left, who came, who never did."""
 
-    def __init__(self) -> None:
-        # When those that left did so, and those that came.
+    def __init__(self, own: NodeId) -> None:
+        self._own = int.from_bytes(own)
+        # When those that left did so, the first first, and those that came.
         self._gone: OrderedDict[NodeId, float] = OrderedDict()
+        # Of an earlier run, and silent in this: when they left, nobody knows.
+        self._unseen: set[NodeId] = set()
         self._came: dict[NodeId, float] = {}
         # Whether a contact keeps the site, and since when that is known.
         self._keepers: OrderedDict[Contact, tuple[bool, float]] = OrderedDict()
@@ -88,13 +115,21 @@ class Neighbours:
             self._came.pop(contact.id, None)
             self._gone[contact.id] = now
             self._gone.move_to_end(contact.id)
+            if event.why is Why.UNSEEN:
+                self._unseen.add(contact.id)
             while len(self._gone) > GONE_MAX:
-                self._gone.popitem(last=False)
+                self._forget(next(iter(self._gone)))
         else:
-            self._gone.pop(contact.id, None)
-            self._keepers.pop(contact, None)
+            self._forget(contact.id)
+            # Whoever kept the site still does; whoever did not may have got a home.
+            if not self._keepers.get(contact, _UNKNOWN)[0]:
+                del self._keepers[contact]
             if not isinstance(event, ContactMoved):
                 self._came[contact.id] = now
+
+    def _forget(self, known: NodeId) -> None:
+        self._gone.pop(known, None)
+        self._unseen.discard(known)
 
     def note(self, contact: Contact, now: float, *, keeps: bool) -> None:
         """Whether a contact keeps the site."""
@@ -114,21 +149,38 @@ class Neighbours:
 
     def present_and_gone(
         self, keepers: Iterable[Contact], now: float
-    ) -> tuple[list[NodeId], list[NodeId]]:
+    ) -> tuple[frozenset[NodeId], Gone]:
         """Those that count as present, spared ones among them, and those that have left."""
         self._came = {known: at for known, at in self._came.items() if now - at < NEW_S}
-        present = {one.id: None for one in keepers}
-        gone: list[NodeId] = []
         for known, since in list(self._gone.items()):
-            if now - since > GONE_S:
-                del self._gone[known]
-            elif known in present:
-                continue
-            elif now - since < SPARE_S:
-                present[known] = None
+            if now - since <= GONE_S:
+                break
+            self._forget(known)
+        present = {one.id for one in keepers}
+        away = {known: since for known, since in self._gone.items() if known not in present}
+        spans = self._sudden(present, away)
+        gone: list[list[NodeId]] = [[] for _ in PATIENCE]
+        for known, since in away.items():
+            outlasted = bisect_right(PATIENCE, now - since, key=lambda step: step[0])
+            if not outlasted:
+                present.add(known)
+            elif known not in self._unseen and any(first <= since <= last for first, last in spans):
+                gone[-1].append(known)
             else:
-                gone.append(known)
-        return list(present), gone
+                gone[outlasted - 1].append(known)
+        return frozenset(present), tuple(map(frozenset, gone))
+
+    def _sudden(
+        self, present: Collection[NodeId], away: Mapping[NodeId, float]
+    ) -> list[tuple[float, float]]:
+        """From when to when so many neighbours left as do not leave each for itself."""
+        near = heapq.nsmallest(
+            NEIGHBOURS, [*present, *away], key=lambda one: int.from_bytes(one) ^ self._own
+        )
+        times = sorted(away[one] for one in near if one in away and one not in self._unseen)
+        many = max(1, math.ceil(SUDDEN_SHARE * len(near)))
+        ends = zip(times, times[many - 1 :], strict=False)
+        return [(first, last + SUDDEN_LATE_S) for first, last in ends if last - first <= SUDDEN_S]
 
     def best_first(self, near: Sequence[Contact], now: float) -> list[Contact]:
         """Whom to ask of those near a key, in their order but for newcomers, who come last."""
@@ -137,7 +189,8 @@ class Neighbours:
         )
 
     def next_gone(self, now: float) -> float:
-        """When the next of those that left is spared no more; infinity for nobody."""
+        """When the next of those that left is spared no more; infinity for nobody. Whoever is more
+        patient than that need not be punctual."""
         return min(
             (at + SPARE_S for at in self._gone.values() if at + SPARE_S > now), default=math.inf
         )
@@ -208,10 +261,15 @@ def shares_of(manifest: Manifest, known: Manifest | None = None) -> Iterator[Sha
             yield Share(record_key(record, segment), record, segment)
 
 
+def least(wanted: int, allowed: float) -> int:
+    """How many copies there have to be where that share of those wanted may be lacking."""
+    return wanted - int(allowed * wanted)
+
+
 def plan_repairs(
     own: NodeId,
     present: Collection[NodeId],
-    gone: Collection[NodeId],
+    gone: Sequence[Collection[NodeId]],
     shares: Iterable[Share],
     copies: int,
     *,
@@ -219,18 +277,32 @@ def plan_repairs(
 ) -> list[Due]:
     """What a peer should have of these shares, the worst-off first.
 
-    `present` are the others that keep the site, `gone` those that have left of late. The order is
-    by how many of those that had a share have left, then by key, so that neighbouring keys, which
-    the same peers hold, stand together. `deviations` as of `Ranks`.
+    `present` are the others that keep the site, `gone` those that have left, as
+    `Neighbours.present_and_gone` has them. The order is by how many of those that had a share have
+    left, then by key, so that neighbouring keys, which the same peers hold, stand together.
+    `deviations` as of `Ranks`.
     """
     now = Ranks(own, present, deviations)
-    before = Ranks(own, [*present, *gone], deviations)
+    before = Ranks(own, [*present, *chain(*gone)], deviations)
+    # Whoever waits longer counts more of them in: with each step the ranks grow, and so does the
+    # number of copies that there should be. Steps that differ in nobody are one, the last.
+    steps = [
+        (Ranks(own, [*present, *chain(*gone[:number])], deviations), allowed)
+        for number, (_, allowed) in enumerate(PATIENCE)
+        if number + 1 == len(PATIENCE) or gone[number]
+    ]
+
+    def is_due(key: bytes, wanted: int) -> bool:
+        return any(ranks.of(key, wanted) < least(wanted, allowed) for ranks, allowed in steps)
+
     due: list[Due] = []
     for share in shares:
         rank = now.of(share.key, RECORD_COPIES)
         if rank < RECORD_COPIES:
             left = before.of(share.key, rank + copies) - rank
-            due.append(Due(share, rank < copies, rank, left))
+            with_bytes = is_due(share.key, RECORD_COPIES if _is_small(share) else copies)
+            if with_bytes or is_due(share.key, RECORD_COPIES):
+                due.append(Due(share, with_bytes, rank, left))
     due.sort(key=lambda one: (-one.gone, one.share.key))
     return due
 
@@ -238,10 +310,10 @@ def plan_repairs(
 def spare_shares(
     own: NodeId, present: Collection[NodeId], manifest: Manifest, copies: int
 ) -> list[Share]:
-    """What `copies` others are closer to than this peer, the farthest first."""
+    """What as many others are closer to as should have it, the farthest first."""
     ranks = Ranks(own, present)
     ranked = [(ranks.of(share.key, RECORD_COPIES), share) for share in shares_of(manifest)]
-    far = [(rank, share) for rank, share in ranked if rank >= copies]
+    far = [one for one in ranked if one[0] >= (RECORD_COPIES if _is_small(one[1]) else copies)]
     return [share for _, share in sorted(far, key=lambda one: -one[0])]
 
 
@@ -257,6 +329,10 @@ def affordable(dues: Sequence[Due], room_bytes: float) -> list[Due]:
             dropped.add(due.share.key)
             left += due.size_bytes
     return [due for due in dues if due.share.key not in dropped]
+
+
+def _is_small(share: Share) -> bool:
+    return sum(blob.size_bytes for blob in share.record.blobs) <= SMALL_BYTES
 
 
 def whom_to_ask(

@@ -33,7 +33,8 @@ def scenario(faults: Sequence[Fault], *, peers: int = 30, seconds: float = 60.0)
         settle_s=40.0,
         faults=list(faults),
         workload=Workload(gets_per_s=1.0, misses=0.0),
-        site=Site(files=FILES, file_bytes=1_000, surveys=round(seconds / 2)),
+        # No small ones: the bytes of those are wherever their records are.
+        site=Site(files=FILES, file_bytes=10_000, surveys=round(seconds / 2)),
     )
 
 

@@ -18,9 +18,14 @@ from p2pweb.repair_plan import (
     GONE_S,
     KEEPERS_MAX,
     KEEPS_NOT_S,
+    NEIGHBOURS,
     NEW_S,
+    PATIENCE,
     RECORD_COPIES,
+    SMALL_BYTES,
     SPARE_S,
+    SUDDEN_LATE_S,
+    SUDDEN_S,
     Neighbours,
     Ranks,
     affordable,
@@ -32,6 +37,9 @@ from p2pweb.repair_plan import (
 )
 
 COPIES = 8
+# Nobody has left.
+NONE: tuple[frozenset[NodeId], ...] = (frozenset(),) * len(PATIENCE)
+OWN = NodeId(bytes(20))
 KEY = SiteKey(b"k" * 32)
 
 
@@ -144,10 +152,10 @@ def test_who_counts_on_more_than_it_knows_takes_hardly_anything_that_is_not_due(
 
 
 def test_the_record_is_due_to_twenty_and_the_bytes_to_the_first_of_them() -> None:
-    peers, shares = ids(60), list(shares_of(manifest(50)))
+    peers, shares = ids(60), list(shares_of(manifest(50, SMALL_BYTES + 1)))
     records = bodies = 0
     for own in peers:
-        for due in plan_repairs(own, [one for one in peers if one != own], [], shares, COPIES):
+        for due in plan_repairs(own, [one for one in peers if one != own], NONE, shares, COPIES):
             rank = closer(own, peers, due.share.key)
             assert rank < RECORD_COPIES and due.with_bytes == (rank < COPIES) and due.gone == 0
             records, bodies = records + 1, bodies + due.with_bytes
@@ -157,11 +165,46 @@ def test_the_record_is_due_to_twenty_and_the_bytes_to_the_first_of_them() -> Non
 def test_the_worst_off_come_first() -> None:
     own, *others = ids(16)
     present, gone = others[:8], others[8:]
-    plan = plan_repairs(own, present, gone, shares_of(manifest(100)), COPIES)
+    plan = plan_repairs(own, present, [*NONE[1:], gone], shares_of(manifest(100)), COPIES)
     assert [due.gone for due in plan] == sorted((due.gone for due in plan), reverse=True)
     for due in plan:
         assert due.gone == closer(own, gone, due.share.key)
     assert plan[0].gone > plan[-1].gone
+
+
+def test_the_bytes_of_small_files_are_wherever_their_records_are() -> None:
+    own, *others = ids(60)
+    for size_bytes, is_small in ((SMALL_BYTES, True), (SMALL_BYTES + 1, False)):
+        plan = plan_repairs(own, others, NONE, shares_of(manifest(50, size_bytes)), COPIES)
+        assert plan and all(due.with_bytes for due in plan) == is_small
+
+
+def test_the_more_copies_are_lacking_the_sooner_others_are_made() -> None:
+    own, *others = ids(60)
+    (share,) = shares_of(manifest(1, SMALL_BYTES + 1))
+    others.sort(key=lambda one: distance(one, NodeId(share.key)))
+    rank = closer(own, others, share.key)
+    # This peer is next in line, or would be the second, the third or the fourth.
+    closest = others[:rank][-COPIES:]
+    rest = others[rank:]
+    for lacking, step in ((1, 3), (2, 2), (3, 1), (4, 0), (8, 0)):
+        present, away = closest[lacking:], closest[:lacking]
+        for number in range(len(PATIENCE)):
+            gone = [away if number == each else [] for each in range(len(PATIENCE))]
+            (due,) = plan_repairs(own, present + rest, gone, [share], COPIES)
+            assert due.with_bytes == (number >= step), (lacking, number)
+            assert due.gone == lacking
+
+
+def test_a_record_can_wait_too() -> None:
+    own, *others = ids(2 * RECORD_COPIES)
+    shares = list(shares_of(manifest(100)))
+    (first, *rest) = sorted(others, key=lambda one: distance(one, own))
+    before = {one.share.key for one in plan_repairs(own, others, NONE, shares, COPIES)}
+    for number in range(len(PATIENCE)):
+        gone = [[first] if number == each else [] for each in range(len(PATIENCE))]
+        due = {one.share.key for one in plan_repairs(own, rest, gone, shares, COPIES)}
+        assert (due == before) == (number + 1 < len(PATIENCE))
 
 
 def test_a_long_file_has_a_share_for_each_segment() -> None:
@@ -185,35 +228,78 @@ def test_of_a_version_after_a_known_one_only_what_changed_is_shared() -> None:
 
 
 def test_who_left_is_spared_for_a_while_and_then_gone_and_then_forgotten() -> None:
-    near, (away, *rest) = Neighbours(), contacts(4)
+    near, (away, *rest) = Neighbours(OWN), contacts(10)
     near.met(ContactDown(away, Why.SILENT), 100.0)
     assert near.next_gone(100.0) == 100.0 + SPARE_S
-    ids_of_rest = [one.id for one in rest]
-    assert near.present_and_gone(rest, 100.0) == ([*ids_of_rest, away.id], [])
-    assert near.present_and_gone(rest, 100.0 + SPARE_S) == (ids_of_rest, [away.id])
+    ids_of_rest = {one.id for one in rest}
+    assert near.present_and_gone(rest, 100.0) == ({*ids_of_rest, away.id}, NONE)
+    for number, (patience_s, _) in enumerate(PATIENCE):
+        gone = [{away.id} if number == each else set() for each in range(len(PATIENCE))]
+        assert near.present_and_gone(rest, 100.0 + patience_s) == (ids_of_rest, tuple(gone))
     assert near.next_gone(100.0 + SPARE_S) == math.inf
-    assert near.present_and_gone(rest, 101.0 + GONE_S) == (ids_of_rest, [])
-    assert near.present_and_gone(rest, 100.0) == (ids_of_rest, [])
+    assert near.present_and_gone(rest, 101.0 + GONE_S) == (ids_of_rest, NONE)
+    assert near.present_and_gone(rest, 100.0) == (ids_of_rest, NONE)
 
 
 def test_who_is_in_the_table_is_not_gone() -> None:
-    near, (away, other) = Neighbours(), contacts(2)
+    near, (away, other) = Neighbours(OWN), contacts(2)
     near.met(ContactDown(away, Why.SILENT), 100.0)
     near.met(ContactDown(other, Why.SILENT), 101.0)
     near.met(ContactReturned(away, 20.0), 120.0)
-    assert near.present_and_gone([away, other], 200.0) == ([away.id, other.id], [])
+    assert near.present_and_gone([away, other], 200.0) == ({away.id, other.id}, NONE)
 
 
 def test_only_the_last_that_left_are_remembered() -> None:
-    near = Neighbours()
+    near = Neighbours(OWN)
     for contact in contacts(GONE_MAX + 1):
         near.met(ContactDown(contact, Why.SILENT), 0.0)
     _, *others = contacts(GONE_MAX + 1)
-    assert near.present_and_gone([], SPARE_S) == ([], [one.id for one in others])
+    present, gone = near.present_and_gone([], SPARE_S)
+    assert not present and gone[-1] == {one.id for one in others}
+
+
+def test_nobody_waits_for_many_that_left_at_once() -> None:
+    everybody = contacts(NEIGHBOURS)
+    quarter = NEIGHBOURS // 4
+    for count, apart_s in ((quarter, 0.9), (quarter - 1, 0.9), (quarter, 1.2)):
+        near = Neighbours(OWN)
+        for number, contact in enumerate(everybody[:count]):
+            near.met(ContactDown(contact, Why.SILENT), number * apart_s * SUDDEN_S / (quarter - 1))
+        _, gone = near.present_and_gone(everybody[count:], 2 * SUDDEN_S + SPARE_S)
+        left = {one.id for one in everybody[:count]}
+        is_sudden = count == quarter and apart_s < 1.0
+        assert gone[-1 if is_sudden else 0] == left
+
+
+def test_who_is_missed_only_later_left_at_once_with_the_others() -> None:
+    near, (late, later, *everybody) = Neighbours(OWN), contacts(NEIGHBOURS + 2)
+    half = NEIGHBOURS // 2
+    for contact in everybody[:half]:
+        near.met(ContactDown(contact, Why.SILENT), 0.0)
+    near.met(ContactDown(late, Why.SILENT), SUDDEN_LATE_S)
+    near.met(ContactDown(later, Why.SILENT), SUDDEN_LATE_S + 1.0)
+    _, gone = near.present_and_gone(everybody[half:], SUDDEN_LATE_S + 1.0 + SPARE_S)
+    assert gone[-1] == {late.id, *(one.id for one in everybody[:half])}
+    assert gone[0] == {later.id}
+
+
+def test_who_left_before_a_peer_started_did_not_leave_all_at_once() -> None:
+    near, everybody = Neighbours(OWN), contacts(NEIGHBOURS)
+    half = NEIGHBOURS // 2
+    for contact in everybody[:half]:
+        near.met(ContactDown(contact, Why.UNSEEN), 0.0)
+    _, gone = near.present_and_gone(everybody[half:], SPARE_S)
+    assert gone[0] == {one.id for one in everybody[:half]}
+    # Who came back, and left in this run, is as the others are.
+    for contact in everybody[:half]:
+        near.met(ContactReturned(contact, 1.0), 100.0)
+        near.met(ContactDown(contact, Why.SILENT), 200.0)
+    _, gone = near.present_and_gone(everybody[half:], 200.0 + SPARE_S)
+    assert gone[-1] == {one.id for one in everybody[:half]}
 
 
 def test_newcomers_are_asked_last_until_they_had_time_to_fetch_their_own() -> None:
-    near, (one, two, moved) = Neighbours(), contacts(3)
+    near, (one, two, moved) = Neighbours(OWN), contacts(3)
     near.met(ContactUp(one), 100.0)
     near.met(ContactMoved(moved, one.address), 100.0)
     assert near.best_first([one, two, moved], 101.0) == [two, moved, one]
@@ -223,7 +309,7 @@ def test_newcomers_are_asked_last_until_they_had_time_to_fetch_their_own() -> No
 
 
 def test_who_keeps_nothing_counts_for_nothing_and_is_asked_again_some_time() -> None:
-    near, (one, two) = Neighbours(), contacts(2)
+    near, (one, two) = Neighbours(OWN), contacts(2)
     assert near.keepers([one, two]) == [one, two] and not near.is_known(one, 0.0)
     near.note(one, 0.0, keeps=False)
     near.note(two, 0.0, keeps=True)
@@ -235,7 +321,7 @@ def test_who_keeps_nothing_counts_for_nothing_and_is_asked_again_some_time() -> 
 
 
 def test_of_keepers_only_so_many_are_noted() -> None:
-    near = Neighbours()
+    near = Neighbours(OWN)
     everybody = contacts(KEEPERS_MAX + 1)
     for contact in everybody:
         near.note(contact, 0.0, keeps=False)
@@ -274,13 +360,14 @@ def test_nobody_is_asked_twice_for_a_key_and_a_key_without_anybody_is_left_out()
 
 def test_where_there_is_room_for_all_all_stay_in_their_order() -> None:
     own, *others = ids(30)
-    due = plan_repairs(own, others, [], shares_of(manifest(50)), COPIES)
+    due = plan_repairs(own, others, NONE, shares_of(manifest(50, 5_000)), COPIES)
     assert affordable(due, sum(one.size_bytes for one in due)) == due
 
 
 def test_without_room_for_all_the_worst_off_come_first_and_then_the_closest() -> None:
     own, *others = ids(30)
-    due = plan_repairs(own, others[5:], others[:5], shares_of(manifest(50, 5_000)), COPIES)
+    gone = [*NONE[1:], others[:5]]
+    due = plan_repairs(own, others[5:], gone, shares_of(manifest(50, 5_000)), COPIES)
     assert len({one.gone for one in due}) > 1
     room = sum(one.size_bytes for one in due) // 3
     kept = affordable(due, room)
@@ -293,14 +380,20 @@ def test_without_room_for_all_the_worst_off_come_first_and_then_the_closest() ->
 
 def test_what_enough_others_are_closer_to_is_spared_the_farthest_first() -> None:
     own, *others = ids(15)
-    spared = spare_shares(own, others, manifest(60), COPIES)
+    whole = manifest(60, 5_000)
+    spared = spare_shares(own, others, whole, COPIES)
     ranks = [closer(own, others, share.key) for share in spared]
     assert ranks == sorted(ranks, reverse=True)
     assert min(ranks) == COPIES
     due = {
         one.share.key
-        for one in plan_repairs(own, others, [], shares_of(manifest(60)), COPIES)
+        for one in plan_repairs(own, others, NONE, shares_of(whole), COPIES)
         if one.with_bytes
     }
     assert len(due) + len(spared) == 60
     assert not due & {share.key for share in spared}
+
+
+def test_a_small_file_is_spared_only_where_all_who_keep_its_record_are_closer() -> None:
+    own, *others = ids(15)
+    assert spare_shares(own, others, manifest(60), COPIES) == []

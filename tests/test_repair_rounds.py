@@ -51,6 +51,9 @@ class Neighbours:
     def closest(self, key: bytes, count: int) -> list[Contact]:
         return self.known[:count]
 
+    async def find_node(self, key: bytes, need: int) -> list[Contact]:
+        return self.known[:need]
+
     async def peer_info(self, address: tuple[str, int]) -> PeerInfo:
         known = bytes([address[1]]) * 20
         return PeerInfo(p2pweb=PROTOCOL, id=known.hex(), home=KEY.site, version="1")
@@ -107,7 +110,7 @@ async def repairing(
     world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Repair]:
     """Rounds that come at once; `world.looked` has the paths that were looked after."""
-    for pause in ("START_S", "AFTER_VERSION_S", "PAUSE_S"):
+    for pause in ("AFTER_VERSION_S", "PAUSE_S"):
         monkeypatch.setattr(repair_module, pause, 0.0)
     monkeypatch.setattr(repair_module, "LOOKUPS_MAX", 0)
     holds = world.store.holds

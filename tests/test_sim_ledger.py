@@ -1,10 +1,13 @@
 """The judge of a run, the values that prove themselves, and the figures."""
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pweb.dht.contact import key_for
+from p2pweb.sim.copies import Survey
 from p2pweb.sim.ledger import VIOLATIONS_SHOWN, Ledger, Outcome
 from p2pweb.sim.report import percentile, report
 from p2pweb.sim.run import Run, Sample
@@ -104,7 +107,13 @@ def test_no_values_no_percentile() -> None:
     assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == pytest.approx(2.0)
 
 
-def missed(expected: Expected, ledger: Ledger) -> list[str]:
+def missed(
+    expected: Expected,
+    ledger: Ledger,
+    *,
+    surveys: Sequence[Survey] = (),
+    streamed: Mapping[str, int] | None = None,
+) -> list[str]:
     """What a run of this ledger, which began at 0, lacks."""
     scenario = Scenario(about="", expected=expected, workload=Workload(gets_want="newest"))
     seen = Run(
@@ -115,6 +124,7 @@ def missed(expected: Expected, ledger: Ledger) -> list[str]:
         ledger=ledger,
         samples=[Sample(0.0, 0, 0, 1), Sample(10.0, 0, 0, 1)],
         by_kind={},
+        streamed=dict(streamed or {}),
         peer_seconds=10.0,
         contacts=[],
         contacts_dead=0.0,
@@ -122,6 +132,7 @@ def missed(expected: Expected, ledger: Ledger) -> list[str]:
         wall_s=0.0,
         cpu_s=0.0,
         grow_cpu_s=0.0,
+        surveys=[*surveys],
     )
     return report(seen).missed
 
@@ -134,6 +145,7 @@ def missed(expected: Expected, ledger: Ledger) -> list[str]:
         Expected(hit_p50_rtt=9.0),
         Expected(hit_p99_rtt=9.0),
         Expected(miss_p99_rtt=9.0),
+        Expected(lost=0),
     ],
 )
 def test_what_nobody_measured_is_missed(expected: Expected) -> None:
@@ -168,3 +180,17 @@ def test_found_may_be_judged_from_a_later_moment_on() -> None:
     ledger.got("name", [1], 1, (5.0, 0.1, 0.2))
     assert missed(Expected(found=1.0, found_after_s=2.0), ledger) == []
     assert missed(Expected(found=1.0), ledger) != []
+
+
+def test_a_file_lost_in_one_survey_is_lost() -> None:
+    surveys = [Survey(at_s, 20, 0, 8, 0, lost) for at_s, lost in ((1.0, 0), (2.0, 1), (3.0, 0))]
+    (said,) = missed(Expected(lost=0), Ledger(), surveys=surveys)
+    assert said == "files lost: 1 instead of at most 0"
+    assert missed(Expected(lost=1), Ledger(), surveys=surveys) == []
+
+
+def test_of_what_peers_send_one_another_bodies_are_not_judged() -> None:
+    streamed = {"blob": 1_000_000, "publish": 1_000_000, "copies": 500, "peer": 510}
+    (said,) = missed(Expected(traffic_bytes_per_s=100), Ledger(), streamed=streamed)
+    assert said == "traffic, bytes a second: 101 instead of at most 100"
+    assert missed(Expected(traffic_bytes_per_s=101), Ledger(), streamed=streamed) == []

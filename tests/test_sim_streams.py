@@ -614,3 +614,25 @@ def test_a_visitor_who_leaves_ends_a_long_answer(sim: Simulated) -> None:
         await server.close(1.0)
 
     sim.run(main())
+
+
+def test_bytes_between_hosts_are_counted_by_what_was_asked_for(sim: Simulated) -> None:
+    asked = (b"GET /.well-known/p2pweb/peer HTTP/1.1\r\n\r\n", b"GET /page HTTP/1.1\r\n\r\n", b"x")
+
+    async def main() -> None:
+        for words in asked:
+            client = Talker()
+            await sim.connect((sim.there.ip, PORT), client)
+            client.transport.write(words)
+            await sim.until(lambda client=client, words=words: client.heard == words)
+        # What a visitor asks on the peer's own machine crosses no network.
+        sim.here = sim.there
+        client = Talker()
+        await sim.connect((sim.there.ip, PORT), client)
+        client.transport.write(asked[0])
+        await sim.until(lambda: client.heard == asked[0])
+
+    sim.run(sim.sim.create_server(lambda: Talker(echoes=True), sim.there.ip, PORT))
+    sim.run(main())
+    sizes = [2 * len(words) for words in asked]
+    assert sim.network.traffic.streamed == dict(zip(("peer", "pages", "other"), sizes, strict=True))

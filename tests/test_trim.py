@@ -17,16 +17,18 @@ from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import T
 from p2pweb.manifest import Manifest
 from p2pweb.records import record_key
-from p2pweb.repair_plan import shares_of
+from p2pweb.repair_plan import SMALL_BYTES, shares_of
 from p2pweb.store.opening import memory_store
 from p2pweb.store.room import BUDGET_BYTES_MIN
 from p2pweb.store.store import Item, Store
 from p2pweb.trim import Trim
 
 COPIES = 2
+# More than those that all keep who keep the record.
+SIZE = SMALL_BYTES + 1
 OWN = NodeId(bytes(20))
 OTHERS = [Contact(NodeId(bytes([n * 37 % 256]) * 20), (f"10.0.0.{n}", 1)) for n in range(1, 7)]
-FILES = [file_of(content(100, seed=n), path=f"/{n}") for n in range(40)]
+FILES = [file_of(content(SIZE, seed=n), path=f"/{n}") for n in range(40)]
 MANIFEST = Manifest.decode(manifest_of(1, *FILES))
 
 
@@ -70,7 +72,7 @@ def full_store() -> Store:
     store = memory_store(BUDGET_BYTES_MIN)
     store.commit(
         [Item(signed) for signed in FILES],
-        [part for n in range(len(FILES)) for part in segments_of(content(100, seed=n))],
+        [part for n in range(len(FILES)) for part in segments_of(content(SIZE, seed=n))],
     )
     return store
 

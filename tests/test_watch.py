@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
+from msgspec import structs
 
 from p2pweb import watch as watch_module
 from p2pweb.address import Address
@@ -41,10 +42,10 @@ class Around:
         self.asked.append(number)
         index = next(n for n, one in enumerate(self.known) if one.address == address)
         if number in self.silent:
-            self.known[index] = replace(self.known[index], strikes=1)
+            self.known[index] = structs.replace(self.known[index], strikes=1)
             return None
         now = asyncio.get_running_loop().time()
-        self.known[index] = replace(self.known[index], last_answer=now)
+        self.known[index] = structs.replace(self.known[index], last_answer=now)
         return 0.1
 
 

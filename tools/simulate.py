@@ -220,6 +220,7 @@ def _rows(made: Report) -> list[tuple[str, str]]:
     unit = f"round trips of {made.median_rtt_s * 1e3:.0f} ms"
     outcomes = ", ".join(f"{count} {what}" for what, count in made.outcomes.items() if count)
     traffic = ", ".join(f"{what} {value:.1f}" for what, value in made.bytes_per_peer_s.items())
+    http = ", ".join(f"{what} {value:.1f}" for what, value in made.http_bytes_per_peer_s.items())
     upkeep, with_headers = made.upkeep_bytes_per_s, made.upkeep_bytes_per_s_with_headers
     processor = (
         f"{made.cpu_us_per_datagram:.0f} µs a datagram, {made.cpu_s:.0f} s, before that "
@@ -237,6 +238,8 @@ def _rows(made: Report) -> list[tuple[str, str]]:
         ("puts", _latencies(made, "puts")),
         ("puts that failed", f"{made.puts_failed}, before that {made.puts_failed_before}"),
         ("bytes a peer and second", traffic),
+        ("HTTP a peer and second", http or "none"),
+        ("traffic without bodies", f"{made.traffic_bytes_per_s:.1f} B/s"),
         ("upkeep", f"{upkeep:.1f} B/s, with headers {with_headers:.1f}"),
         ("datagrams a get", _number(made.datagrams_per_get)),
         ("contacts, of these dead", f"{made.contacts}, {made.contacts_dead:.1%}"),

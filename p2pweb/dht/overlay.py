@@ -20,6 +20,7 @@ from kademlia.network import Server
 from kademlia.node import Node
 from kademlia.protocol import KademliaProtocol
 from kademlia.storage import IStorage
+from msgspec import Struct
 
 from p2pweb.dht import wire
 from p2pweb.dht.contact import Address, Contact, NodeId, canonical, key_for, node_id
@@ -52,8 +53,7 @@ class OverlayClosedError(ConnectionError):
     """The overlay was closed, or never listened: the question remains unanswered."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContactState:
+class ContactState(Struct, frozen=True):
     """A contact of the table, for display. `last_answer` is on the event loop's clock."""
 
     id: NodeId

@@ -66,6 +66,8 @@ class Traffic:
     bytes: int = 0
     # Datagrams and bytes, of questions and answers together.
     by_kind: dict[str, list[int]] = field(default_factory=dict)
+    # Bytes of streams between hosts, by what was asked for on the connection, answers included.
+    streamed: dict[str, int] = field(default_factory=dict)
 
 
 # What a question's msgpack begins with after the message id: an array of two, then its name.

@@ -17,6 +17,8 @@ from p2pweb.sim.run import Run
 
 # Upkeep is what flows although nobody asks for a page: proofs, probes, joining, refreshing.
 UPKEEP_KINDS = ("ping", "find_node")
+# Of requests between peers those that carry nothing to speak of but bodies, and a publisher's own.
+BODIES = ("blob", "bundle", "pages", "publish")
 # What gets come to that ask for what nobody ever sent.
 MISSES = (Outcome.PROVED_ABSENT, Outcome.NOT_PROVED)
 
@@ -66,6 +68,10 @@ class Report(Struct, kw_only=True):
     puts_failed: int
     puts_failed_before: int
     bytes_per_peer_s: dict[str, float]
+    # Whole peers: HTTP between them, heads and bodies, by what is asked for.
+    http_bytes_per_peer_s: dict[str, float]
+    # Datagrams and HTTP, but for what carries bodies alone; what carries both, counts whole.
+    traffic_bytes_per_s: float
     upkeep_bytes_per_s: float
     upkeep_bytes_per_s_with_headers: float
     # Datagrams, both ways, and processor time for each get.
@@ -108,6 +114,7 @@ def report(run: Run) -> Report:
     # A second at least: everybody may have died.
     peer_seconds = max(1.0, run.peer_seconds)
     per_peer = {kind: sent / peer_seconds for kind, (_, sent) in run.by_kind.items()}
+    http = {kind: size / peer_seconds for kind, size in run.streamed.items()}
     datagrams = sum(number for number, _ in run.by_kind.values())
     of_gets = run.by_kind.get("find_value", (0, 0))[0]
     upkeep = [run.by_kind.get(kind, (0, 0)) for kind in UPKEEP_KINDS]
@@ -132,6 +139,9 @@ def report(run: Run) -> Report:
         puts_failed=ledger.puts_failed,
         puts_failed_before=ledger.puts_failed_before,
         bytes_per_peer_s=per_peer,
+        http_bytes_per_peer_s=http,
+        traffic_bytes_per_s=sum(per_peer.values())
+        + sum(size for kind, size in http.items() if kind not in BODIES),
         upkeep_bytes_per_s=sum(sent for _, sent in upkeep) / peer_seconds,
         upkeep_bytes_per_s_with_headers=sum(sent + HEADER_BYTES * n for n, sent in upkeep)
         / peer_seconds,
@@ -198,6 +208,7 @@ def _missed(run: Run, made: Report, asked: Sequence[Get]) -> list[str]:
     expected = run.scenario.expected
     judged_from_s = run.began_s + expected.found_after_s
     found = _found([get for get in asked if get.began_s >= judged_from_s])
+    lost = max((one.lost for one in made.surveys), default=None)
     failed = run.ledger.puts_failed_before + run.ledger.puts_failed
     took = [math.inf if one.took_s is None else one.took_s for one in run.arrivals]
     sent = sum(one.sent for one in run.arrivals)
@@ -209,7 +220,9 @@ def _missed(run: Run, made: Report, asked: Sequence[Get]) -> list[str]:
             ("hits, p99 in round trips", made.hits.p99, expected.hit_p99_rtt),
             ("misses, p99 in round trips", made.misses.p99, expected.miss_p99_rtt),
             ("upkeep, bytes a second", made.upkeep_bytes_per_s, expected.upkeep_bytes_per_s),
+            ("traffic, bytes a second", made.traffic_bytes_per_s, expected.traffic_bytes_per_s),
             ("news, seconds until all have it", made.news_s, expected.news_s),
+            ("files lost", lost, expected.lost),
             ("puts that failed", failed, expected.puts_failed),
             ("newcomers, seconds", max(took, default=None), expected.newcomers_s),
             ("records sent to newcomers twice", twice, expected.newcomers_twice),

@@ -53,6 +53,7 @@ class Run:
     ledger: Ledger
     samples: list[Sample]
     by_kind: dict[str, tuple[int, int]]
+    streamed: dict[str, int]
     peer_seconds: float
     contacts: list[int]
     contacts_dead: float
@@ -131,6 +132,7 @@ async def _run(
     for fault in scenario.faults:
         loop.call_at(began_s + fault.at_s, world.befall, fault)
     before = {kind: tuple(counted) for kind, counted in network.traffic.by_kind.items()}
+    streamed = dict(network.traffic.streamed)
     samples = [_sample(network, world)]
     peer_seconds = 0.0
     cpu_s, wall_s = time.process_time(), time.perf_counter()
@@ -144,6 +146,9 @@ async def _run(
     traffic = {
         kind: (counted[0] - before.get(kind, (0, 0))[0], counted[1] - before.get(kind, (0, 0))[1])
         for kind, counted in network.traffic.by_kind.items()
+    }
+    streamed = {
+        kind: size - streamed.get(kind, 0) for kind, size in network.traffic.streamed.items()
     }
     await asking
     contacts, dead = world.knowledge()
@@ -163,6 +168,7 @@ async def _run(
         ledger=ledger,
         samples=samples,
         by_kind=traffic,
+        streamed=streamed,
         peer_seconds=peer_seconds,
         contacts=contacts,
         contacts_dead=dead,

@@ -134,6 +134,8 @@ class Expected(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     hit_p99_rtt: Limit | None = None
     miss_p99_rtt: Limit | None = None
     upkeep_bytes_per_s: Limit | None = None
+    # Everything that a peer sends, but for what carries bodies alone.
+    traffic_bytes_per_s: Limit | None = None
     # Whole peers: so long after a publish every peer is at its version.
     news_s: Limit | None = None
     # From so long after the start of the measurement on every survey finds all copies that are due.
@@ -142,6 +144,8 @@ class Expected(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     # that it was sent at most so large a share is one that it was sent before.
     newcomers_s: Limit | None = None
     newcomers_twice: Limit | None = None
+    # The most files in any survey whose record or whose bytes nobody alive has.
+    lost: Limit | None = None
     # The most puts that fail, those before the measurement included.
     puts_failed: Limit | None = None
 

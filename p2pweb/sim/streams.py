@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +32,9 @@ HIGH_WATER_BYTES = 64 * 1024
 # Where a host's connections come from: one number for each, as systems hand them out.
 PORTS_FROM = 32_768
 PORTS_TO = 60_999
+# What a request line begins with that asks a peer for something of the peers' own.
+_OF_PEERS = re.compile(rb"(?:GET|HEAD|POST|PUT) /\.well-known/p2pweb/([a-z]+)")
+_OF_VISITORS = re.compile(rb"(?:GET|HEAD|POST|PUT) /")
 # Linux: how long each SYN is waited for, the first after the least that RFC 6298 allows.
 SYN_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 # Linux: the least and the most time after which something is sent again, and when it is given up.
@@ -290,6 +294,8 @@ class StreamTransport(asyncio.Transport):
         self._is_waiting = False
         self._resend_s = RESEND_S_MIN
         self._blocked_since_s: float | None = None
+        # What the last request on this connection asked for; both ends know.
+        self._asked = "other"
 
     @property
     def is_started(self) -> bool:
@@ -393,6 +399,7 @@ class StreamTransport(asyncio.Transport):
             self._unsent_bytes -= len(chunk)
             self._under_way_bytes += len(chunk)
             self._network.note(self._name, self._peer, chunk)
+            self._count(chunk)
             self._send(lambda chunk=chunk: self.other.hear(chunk), len(chunk))  # type: ignore[misc]
         if self._unsent or self._is_lost:
             return
@@ -401,6 +408,17 @@ class StreamTransport(asyncio.Transport):
             self._close_in_system()
         elif self._eof_written:
             self._send_end()
+
+    def _count(self, chunk: memoryview) -> None:
+        """Add to the traffic between hosts; what a visitor asks on the peer's own is none."""
+        if self.other.host is self.host:
+            return
+        if found := _OF_PEERS.match(chunk):
+            self._asked = self.other._asked = found[1].decode()
+        elif _OF_VISITORS.match(chunk):
+            self._asked = self.other._asked = "pages"
+        streamed = self._network.traffic.streamed
+        streamed[self._asked] = streamed.get(self._asked, 0) + len(chunk)
 
     def _close_in_system(self) -> None:
         """No process has it any more: what was sent still arrives, and then the end."""
