@@ -24,9 +24,8 @@ from p2pweb.blobs import (
     BlobId,
     InvalidBlockError,
     SegmentData,
-    blob_of,
 )
-from p2pweb.encodings import ONLY_GZIP_BELOW_BYTES, codings_for, compressor, worth_keeping
+from p2pweb.encodings import codings_for, compressor, worth_keeping
 from p2pweb.errors import UsageError
 from p2pweb.http.media_types import media_type_of
 from p2pweb.manifest import Entry, Manifest
@@ -69,15 +68,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """A blob, the file that has its bytes, and its joined block hashes.
-
-    With `coding`, the blob is that file, a short one, encoded so.
-    """
+    """A blob, the file that has its bytes, and its joined block hashes."""
 
     source: Path
     blob: BlobId
     hashes: bytes
-    coding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +234,8 @@ def encode_files(
 ) -> list[EncodedFile]:
     """Make the encodings that are worth it, of several files at a time; in the same order.
 
-    Those of short files are only made to be measured, and made again when they are read. Other
-    bytes lie in `workdir`, named by what they are made of, and what lies there is not made again.
-    `progress` gets the source bytes done since the last call, from any thread; with
+    Their bytes lie in `workdir`, named by what they are made of, and what lies there is not made
+    again. `progress` gets the source bytes done since the last call, from any thread; with
     `at_once` 1 no thread is started. UsageError where a file is no longer what was hashed, or where
     `workdir` cannot be written.
     """
@@ -258,8 +252,6 @@ def encode_files(
 
 def _encode_file(hashed: HashedFile, workdir: Path, progress: Callable[[int], None]) -> EncodedFile:
     blob = hashed.blob
-    if hashed.codings and blob.size_bytes < ONLY_GZIP_BELOW_BYTES:
-        return EncodedFile(hashed.file, _encode_short(hashed, progress))
     name = f"{blob.root.hex()}-{blob.size_bytes}"
     places = {coding: workdir / f"{name}.{coding}" for coding in hashed.codings}
     try:
@@ -276,26 +268,6 @@ def _encode_file(hashed: HashedFile, workdir: Path, progress: Callable[[int], No
         place = places[coding]
         encodings[coding] = OnDisk(place, *_hash(place, lambda _: None))
     return EncodedFile(hashed.file, encodings)
-
-
-def _encode_short(hashed: HashedFile, progress: Callable[[int], None]) -> dict[str, OnDisk]:
-    """The encodings of a short file, which are not kept anywhere: `read_segment` makes them again.
-
-    For thousands of such files, to write and read theirs takes ten times as long as to make them.
-    """
-    data = read_segment(hashed.identity, 0).data
-    made = {coding: _encode(coding, data) for coding in hashed.codings}
-    progress(len(data))
-    encodings = {"identity": hashed.identity}
-    for coding in worth_keeping(len(data), {coding: len(made[coding]) for coding in made}):
-        encodings[coding] = OnDisk(hashed.file.source, *blob_of(made[coding]), coding)
-    return encodings
-
-
-def _encode(coding: str, data: bytes) -> bytes:
-    """A whole short file encoded."""
-    compressing = compressor(coding, len(data))
-    return compressing.compress(data) + compressing.flush()
 
 
 def _make_encodings(
@@ -328,11 +300,8 @@ def read_segment(found: OnDisk, segment: int) -> SegmentData:
     changed = f"{found.source} has changed while it was published: publish again"
     try:
         with found.source.open("rb") as opened:
-            if found.coding is None:
-                opened.seek(segment * SEGMENT_BYTES)
-                data = opened.read(found.blob.segment_size(segment))
-            else:
-                data = _encode(found.coding, opened.read(ONLY_GZIP_BELOW_BYTES))
+            opened.seek(segment * SEGMENT_BYTES)
+            data = opened.read(found.blob.segment_size(segment))
         read = SegmentData(blob=found.blob, segment=segment, hashes=found.hashes, data=data)
         read.check()
     except (OSError, InvalidBlockError):

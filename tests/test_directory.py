@@ -419,21 +419,6 @@ def test_files_worth_it_are_encoded_and_the_others_are_themselves(
     assert tuple(encoding.name for encoding in entry.encodings) == ENCODING_NAMES
     assert entry.blob == blob_of(PAGE)[0]
     assert sum(done) == len(PAGE) + 5_000 + 6_000
-    # Nothing is written for short files, of which there may be many thousands.
-    assert {path.name.partition(".")[0] for path in workdir.iterdir()} == {
-        f"{entry.blob.root.hex()}-{entry.blob.size_bytes}"
-    }
-
-
-def test_short_file_that_changed_since_it_was_encoded_is_not_sent(
-    root: Path, workdir: Path
-) -> None:
-    write(root / "brief.txt", PAGE[:6_000])
-    brief = encode_files(hashed_files(root), workdir)[0]
-    for changed in (PAGE[:6_001], PAGE[:5_999], PAGE[1:6_001]):
-        write(root / "brief.txt", changed)
-        with pytest.raises(UsageError, match="has changed while it was published"):
-            read_segment(brief.encodings["gzip"], 0)
 
 
 def test_what_lies_in_the_work_directory_is_not_made_again(

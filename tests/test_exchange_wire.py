@@ -362,3 +362,29 @@ def test_a_version_has_one_name() -> None:
 )
 def test_other_names_of_versions_are_none(name: str) -> None:
     assert wire.parse_held_name(name) is None
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("http://10.0.0.1:8001/elsewhere", "8001/elsewhere"),
+        ("http://10.0.0.1" + wire.blob_path(BlobId(9, bytes(32)), 0), "10.0.0.1"),
+        ("10.0.0.1:8001" + wire.blob_path(BlobId(9, bytes(32)), 0), "points to something else"),
+    ],
+)
+def test_a_pointer_leads_to_the_same_bytes_of_another_peer_or_nowhere(
+    location: str, said: str
+) -> None:
+    blob = BlobId(9, bytes(32))
+    address = ("10.0.0.1", 8001)
+    assert wire.parse_pointer(wire.pointer(address, blob, 0), blob, 0).address == address
+    with pytest.raises(InvalidMessageError, match=said):
+        wire.parse_pointer(location, blob, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "port"),
+    [(b"1", 1), (b"65535", 65_535), (b"65536", None), (b"0", None), (b"x", None), (None, None)],
+)
+def test_a_port_is_a_number_that_ports_have(value: bytes | None, port: int | None) -> None:
+    assert wire.parse_port(value) == port

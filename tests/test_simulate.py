@@ -28,7 +28,7 @@ def simulate(*words: str, hash_seed: str = "random") -> subprocess.CompletedProc
 
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
-    runs = [simulate("small", "--json", "--seed=3", hash_seed=seed) for seed in ("0", "12345")]
+    runs = [simulate("small", "--json", "--seed=4", hash_seed=seed) for seed in ("0", "12345")]
     first, second = (json.loads(run.stdout) for run in runs)
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
     assert first["trace"] == second["trace"]
