@@ -419,6 +419,9 @@ def test_files_worth_it_are_encoded_and_the_others_are_themselves(
     assert tuple(encoding.name for encoding in entry.encodings) == ENCODING_NAMES
     assert entry.blob == blob_of(PAGE)[0]
     assert sum(done) == len(PAGE) + 5_000 + 6_000
+    (workdir / "again").mkdir()
+    again = encode_files(hashed_files(root), workdir / "again", at_once=1)
+    assert [file.entry() for file in again] == [file.entry() for file in encoded]
 
 
 def test_what_lies_in_the_work_directory_is_not_made_again(
