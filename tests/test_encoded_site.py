@@ -272,7 +272,7 @@ def test_the_work_directory_is_gone_after_success_failure_and_ctrl_c(
         assert run_cli(*words, str(tmp_path / "other key"), **environment).returncode == 1
         assert list(scratch.iterdir()) == []
 
-        for number in range(8):
+        for number in range(24):
             data = base64.b64encode(random.Random(number).randbytes(2_000_000))
             (site / f"{number}.csv").write_bytes(data)
         process = subprocess.Popen(
