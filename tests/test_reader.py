@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 import pytest
 
 from p2pweb.address import Address
-from p2pweb.blobs import BLOCK_BYTES, BlobId
+from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BLOCKS, BlobId
 from p2pweb.dht.overlay import Overlay
 from p2pweb.exchange import reader as reader_module
 from p2pweb.exchange.client import PeerClient
@@ -33,8 +33,21 @@ class EmptyStore:
     def read_hashes(self, blob: BlobId) -> bytes:
         return b"hashes"
 
+    def has(self, blob: BlobId, segment: int) -> bool:
+        return False
+
     def is_warranted(self, blob: BlobId, segment: int) -> bool:
         return False
+
+
+class SecondSegment(EmptyStore):
+    """A disk that has the second segment of everything."""
+
+    def read_block(self, blob: BlobId, block: int) -> bytes | None:
+        return BLOCK if self.has(blob, block // SEGMENT_BLOCKS) else None
+
+    def has(self, blob: BlobId, segment: int) -> bool:
+        return segment == 1
 
 
 class Holder:
@@ -80,9 +93,9 @@ async def run(call: Callable[[], T]) -> T:
 
 
 @asynccontextmanager
-async def reading(holder: Holder) -> AsyncIterator[BlobReader]:
-    store, client, overlay = cast(Store, EmptyStore()), cast(PeerClient, holder), holder
-    reader = BlobReader(store, client, cast(Overlay, overlay), run)
+async def reading(holder: Holder, store: EmptyStore | None = None) -> AsyncIterator[BlobReader]:
+    client, overlay = cast(PeerClient, holder), cast(Overlay, holder)
+    reader = BlobReader(cast(Store, store or EmptyStore()), client, overlay, run)
     try:
         yield reader
     finally:
@@ -135,6 +148,17 @@ async def test_reader_who_comes_up_with_what_is_being_fetched_still_reads_ahead(
         await coming
         await asked(holder, 3)
         assert holder.asked == [range(1), group(1), group(5)]
+
+
+async def test_what_is_on_this_disk_is_not_fetched_ahead() -> None:
+    # Others may not have it at all.
+    holder = Holder()
+    async with reading(holder, SecondSegment()) as reader:
+        content = reader.open(source(1))
+        for block in range(SIZE_BYTES // BLOCK_BYTES):
+            await read_block(content, block)
+    fetched = {block // SEGMENT_BLOCKS for group in holder.asked for block in group}
+    assert fetched == {0, 2, 3}
 
 
 async def test_crowd_of_readers_fetches_hardly_more_than_it_reads(

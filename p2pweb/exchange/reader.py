@@ -220,12 +220,16 @@ class BlobReader:
         It waits in the cache.
         """
         blob, block = source.blob, group.start
-        if self._cached(blob, block):
+        # Of a long file some segments are on this disk, which may well be where they are alone.
+        if self._cached(blob, block) or self._is_on_disk(blob, block // SEGMENT_BLOCKS):
             return True
         if len(self._fetches) >= BLOCKS_AHEAD_MAX:
             return False
         self._start_fetch(source, group)
         return True
+
+    def _is_on_disk(self, blob: BlobId, segment: int) -> bool:
+        return bool(_if_sound(lambda: self._store.has(blob, segment)))
 
     async def _fetch_now(
         self, source: Source, group: range, awaited: dict[int, asyncio.Future[None]]
