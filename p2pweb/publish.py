@@ -20,6 +20,7 @@ from p2pweb import records
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import BlobId, SegmentData, segments_of
 from p2pweb.clock import WallClock
+from p2pweb.delta import WHOLE_BYTES_MAX, delta_of, rebuild
 from p2pweb.directory import (
     ENCODERS_MAX,
     EncodingsDifferError,
@@ -39,6 +40,7 @@ from p2pweb.exchange.wire import (
 )
 from p2pweb.keys import SiteId, SiteKey
 from p2pweb.manifest import Changes, Entry, InvalidManifestError, Manifest, next_version
+from p2pweb.published import keep_published, read_published
 from p2pweb.records import (
     COPIES_DEFAULT,
     InvalidRecordError,
@@ -99,6 +101,8 @@ class PublishOptions:
     """The site's key; asked for when the peer has answered and the directory makes a site."""
     copies: int = COPIES_DEFAULT
     dry_run: bool = False
+    manifests: Path | None = None
+    """Where what was published last is kept, so that it need not be fetched; None for nowhere."""
     # Files encoded at one time; 1 starts no thread.
     encoders: int = ENCODERS_MAX
 
@@ -218,7 +222,7 @@ class _Attempt:
         self, left_out: list[LeftOut], now_s: int, floor: int, *, reuse: bool
     ) -> Summary:
         """With `reuse`, files that the live version has keep its encodings."""
-        live = await self._live_manifest()
+        live, live_root = await self._live_manifest() or (None, b"")
         seq = max(live.seq if live else 0, floor) + 1
         files = await self._encode(live if reuse else None)
         manifest, changes = next_version(live, self._key.public_key, seq, now_s, files)
@@ -231,7 +235,11 @@ class _Attempt:
         encoded = manifest.encode()  # Before anything is sent: it may turn out too long.
         await self._send_files(summary, manifest)
         if not summary.live:
-            await self._send_site(summary, encoded, now_s)
+            delta = delta_of(live, live_root, manifest, len(encoded)) if live else None
+            await self._send_site(summary, encoded, delta or b"", now_s)
+        folder = self._options.manifests
+        if folder is not None and len(encoded) > WHOLE_BYTES_MAX:
+            await self._run(lambda: keep_published(folder, summary.site, encoded))
         await self._read_back(summary, manifest)
         return summary
 
@@ -243,13 +251,38 @@ class _Attempt:
             self._run, partial(self._content.entries, reused), self._progress.advance
         )
 
-    async def _live_manifest(self) -> Manifest | None:
+    async def _live_manifest(self) -> tuple[Manifest, bytes] | None:
+        """The live version's manifest, and its root; None where nothing is published yet."""
         signed = await self._client.live_site(self._peer, self._key.site, fresh=True)
         if signed is None:
             return None
         record = signed.record
         assert isinstance(record, SiteRecord)  # noqa: S101 - `live_site` sees to it
         blob = record.manifest
+        data = await self._update_published(blob) or await self._fetch(blob)
+        if data is None:
+            raise RemoteError(
+                f"{format_address(self._peer)} knows version {record.seq} of the site, and does "
+                "not have its manifest; try again, or another peer"
+            )
+        try:
+            return Manifest.decode(data), blob.root
+        except InvalidManifestError as error:
+            raise RemoteError(f"the live version's manifest makes no sense: {error}") from None
+
+    async def _update_published(self, blob: BlobId) -> bytes | None:
+        """A manifest, made of the one that was published last from here and of what changed since;
+        None where it is to be fetched whole."""
+        folder = self._options.manifests
+        kept = await self._run(lambda: read_published(folder, self._key.site)) if folder else None
+        if kept is None:
+            return None
+        base, base_root = kept
+        deltas = await self._client.deltas(self._peer, blob.root, base_root)
+        return await self._run(lambda: rebuild(base, deltas, blob))
+
+    async def _fetch(self, blob: BlobId) -> bytes | None:
+        """A blob's bytes; None where the peer has not got them."""
         hashes = await self._client.hashes(self._peer, blob) if blob.block_count > 1 else b""
         pieces: list[bytes] = []
         for segment in range(blob.segment_count):
@@ -261,15 +294,9 @@ class _Attempt:
                 )
             )
             if blocks is None:
-                raise RemoteError(
-                    f"{format_address(self._peer)} knows version {record.seq} of the site, and "
-                    "does not have its manifest; try again, or another peer"
-                )
+                return None
             pieces += blocks
-        try:
-            return Manifest.decode(b"".join(pieces))
-        except InvalidManifestError as error:
-            raise RemoteError(f"the live version's manifest makes no sense: {error}") from None
+        return b"".join(pieces)
 
     async def _send_files(self, summary: Summary, manifest: Manifest) -> None:
         """Place the records, and the bytes, of what changed; of everything where nothing did."""
@@ -382,7 +409,7 @@ class _Attempt:
             if why and why not in summary.reasons and len(summary.reasons) < REASONS_MAX:
                 summary.reasons.append(why)
 
-    async def _send_site(self, summary: Summary, manifest: bytes, now_s: int) -> None:
+    async def _send_site(self, summary: Summary, manifest: bytes, delta: bytes, now_s: int) -> None:
         """The site record, last of all: from here on the version is live."""
         segments = {(part.blob, part.segment): part for part in segments_of(manifest)}
         blob: BlobId = next(iter(segments))[0]
@@ -402,7 +429,7 @@ class _Attempt:
 
         self._progress.phase("going live", 0)
         answers = await self._client.push(
-            self._peer, [item], read, place_copies=records.COPIES_MAX, unasked=True
+            self._peer, [item], read, place_copies=records.COPIES_MAX, unasked=True, delta=delta
         )
         answer = answers[0]
         if answer.state == "held" and answer.copies < min(answer.wanted, self._options.copies):

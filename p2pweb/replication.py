@@ -24,7 +24,7 @@ from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.service import Placed
 from p2pweb.exchange.wire import BUNDLE_DATA_BYTES, InvalidMessageError, ItemAnswer
-from p2pweb.records import COPIES_MAX, record_key
+from p2pweb.records import COPIES_MAX, SiteRecord, record_key
 from p2pweb.repair_plan import RECORD_COPIES
 from p2pweb.store.books import Part
 from p2pweb.store.store import Full, Held, Item, Outcome, Store
@@ -275,7 +275,9 @@ class Replication:
             answers = None
             # A quick question first: whoever hangs must not hold up a whole publish.
             if contact in self._holders or await self._is_there(contact):
-                answers = await self._client.push(contact.address, items, read, unasked=True)
+                answers = await self._client.push(
+                    contact.address, items, read, unasked=True, delta=self._delta(items)
+                )
         except RemoteError as error:
             log.info("a peer keeps no copy: %s", error)
             self._avoid(contact.address, error)
@@ -290,6 +292,13 @@ class Replication:
             while len(self._holders) > KNOWN_PEERS_MAX:
                 self._holders.popitem(last=False)
         return answers
+
+    def _delta(self, items: Sequence[Item]) -> bytes:
+        """What a site's record needs less than its manifest, if that is known."""
+        record = items[0].signed.record
+        if len(items) > 1 or not isinstance(record, SiteRecord):
+            return b""
+        return self._store.delta(record.manifest_root) or b""
 
     async def _is_there(self, contact: Contact) -> bool:
         return (await self._client.peer_info(contact.address)).id == contact.id.hex()

@@ -299,7 +299,7 @@ class Sites:
         """Serve a version from now on, unless one as high was served already."""
         if signed is None or not self._is_higher(signed, known):
             return
-        version, data = await self._open(signed)
+        version, data = await self._open(signed, known.version)
         if data is not None and not is_kept and self._keeps(version.record.site):
             try:
                 kept = await self._run(
@@ -331,9 +331,11 @@ class Sites:
         floors = (self._highest.get(signed.record.site), known.floor)
         return all(floor is None or order_of(signed) >= order_of(floor) for floor in floors)
 
-    async def _open(self, signed: Signed) -> tuple[SiteVersion, bytes | None]:
+    async def _open(
+        self, signed: Signed, before: SiteVersion | None
+    ) -> tuple[SiteVersion, bytes | None]:
         """Fetch a version's manifest and read it; the version, and the manifest's bytes, unless the
-        store has read them already."""
+        store has read them already. Of the version before it only the difference is fetched."""
         record = signed.record
         assert isinstance(record, SiteRecord)  # noqa: S101 - `_site_record` and the store see to it
         kept = self._store.live_manifest(signed)
@@ -342,7 +344,13 @@ class Sites:
         key = record_key(record)
         if record.manifest_size_bytes > PROXIED_BYTES_MAX and not self._keeps(record.site):
             raise UnavailableError("the site is too large for a peer that does not keep it")
-        data = await self._reader.read_all(Source(record.manifest, lambda _: key))
+        source = Source(record.manifest, lambda _: key)
+        data = None
+        if before is not None:
+            root = before.record.manifest_root
+            data = await self._reader.updated(source, before.manifest, root)
+        if data is None:
+            data = await self._reader.read_all(source)
         try:
             manifest = await self._run(lambda: Manifest.decode(data))
         except InvalidManifestError as error:

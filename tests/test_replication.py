@@ -83,6 +83,7 @@ class Bundles(PeerClient):
         items: Sequence[Item],
         segments: Sequence[SegmentData] = (),
         *,
+        delta: bytes = b"",
         place_copies: int | None = None,
         passing: bool = False,
     ) -> tuple[ItemAnswer, ...]:

@@ -249,6 +249,7 @@ async def _publish(site: Path, folder: Path, port: int) -> tuple[int, int, Count
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder)},
     )
     assert process.stdout is not None
     assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""Where a user's keys and peers are kept, unless a flag says otherwise."""
+"""Where a user's keys and peers are kept, and what can be had again; flags say otherwise."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,10 @@ def key_home() -> Path:
 
 def data_home() -> Path:
     return _xdg("XDG_DATA_HOME", ".local/share") / "p2pweb"
+
+
+def cache_home() -> Path:
+    return _xdg("XDG_CACHE_HOME", ".cache") / "p2pweb"
 
 
 def _xdg(variable: str, default: str) -> Path:

@@ -13,7 +13,7 @@ import click
 
 from p2pweb.address import Address
 from p2pweb.cli.options import ADDRESS, PATH, SECRET
-from p2pweb.cli.places import key_home
+from p2pweb.cli.places import cache_home, key_home
 from p2pweb.cli.publish_display import Bars, Lines, print_summary, summary_json
 from p2pweb.cli.running import run
 from p2pweb.config import PORT_DEFAULT
@@ -74,6 +74,7 @@ def publish_command(
         key=lambda: _key_for(directory, key, made, dry_run=dry_run),
         copies=copies,
         dry_run=dry_run,
+        manifests=cache_home() / "manifests",
     )
     if key is not None and _exists(key):
         load_key_file(key)  # A wrong file is told before anything else is done.

@@ -23,6 +23,7 @@ from p2pweb.blobs import (
     check_block,
     check_hashes,
 )
+from p2pweb.delta import DELTA_BYTES_MAX, InvalidDeltaError, base_of
 from p2pweb.errors import BusyError, NotAPeerError, RemoteError
 from p2pweb.exchange import wire
 from p2pweb.exchange.authorization import ANSWER_FIELD, DATE_WINDOW_S, Prover
@@ -70,6 +71,8 @@ SENT_UNASKED_BYTES_MAX = 32 * 1024
 # A publisher whose peer has too much under way tries again so often, with such pauses.
 BUSY_TRIES_MAX = 60
 BUSY_PAUSE_S = 1.0
+# Versions that somebody may have missed to catch up by deltas; each is a round trip.
+DELTAS_MAX = 16
 
 ConnectorFactory = Callable[[], aiohttp.BaseConnector]
 
@@ -261,15 +264,17 @@ class PeerClient:
         items: Sequence[Item],
         segments: Sequence[SegmentData] = (),
         *,
+        delta: bytes = b"",
         place_copies: int | None = None,
         passing: bool = False,
     ) -> tuple[ItemAnswer, ...]:
         """Have a peer keep a bundle, and with `place_copies` place it; one answer for each item.
 
-        `passing` says that it will be asked to place it later.
+        `delta` stands for the manifest of a site's record. `passing` says that it will be asked to
+        place it later.
         """
         place = place_copies is not None
-        body = wire.encode_bundle(items, segments, place_copies or 0)
+        body = wire.encode_bundle(items, segments, place_copies or 0, delta)
         for attempt in itertools.count(1):
             try:
                 answer = await self._ask(
@@ -304,6 +309,23 @@ class PeerClient:
             limit_bytes=wire.BUNDLE_BYTES_MAX,
         )
 
+    async def deltas(self, address: Address, root: bytes, base_root: bytes) -> list[bytes]:
+        """What leads from the manifest with `base_root` to the one with `root` (32 bytes each), in
+        order; empty where that peer does not know. Nothing is proved yet."""
+
+        def decode(data: bytes) -> tuple[bytes, bytes]:
+            return base_of(data), data
+
+        found: list[bytes] = []
+        while root != base_root:
+            path = wire.delta_path(root)
+            step = await self._ask(address, "GET", path, decode, limit_bytes=DELTA_BYTES_MAX)
+            if step is None or len(found) == DELTAS_MAX:
+                return []
+            root, delta = step
+            found.insert(0, delta)
+        return found
+
     async def page(self, address: Address, site: SiteId, path: str, limit_bytes: int) -> BlobId:
         """The blob that a peer serves to visitors of a site under a path, decoded."""
         answer = await self._ask(
@@ -326,11 +348,13 @@ class PeerClient:
         *,
         place_copies: int | None = None,
         unasked: bool = False,
+        delta: bytes = b"",
     ) -> tuple[ItemAnswer, ...]:
         """Have a peer keep these whole: first the records, then just the bytes that it lacks.
 
-        With `unasked`, bytes that are few go along with the records. `read` gives the bytes of
-        segments, together no more than a bundle holds; where some are not to be had, the answer
+        With `unasked`, bytes that are few go along with the records, and a `delta` always does, in
+        the place of a manifest; who can make nothing of it wants the bytes. `read` gives the bytes
+        of segments, together no more than a bundle holds; where some are not to be had, the answer
         still wants them. With `place_copies` the peer places what it then holds.
         """
         sent: Sequence[SegmentData] = ()
@@ -338,9 +362,12 @@ class PeerClient:
         if few:
             sent = await read(few)
         # Where all went along, there is nothing left to ask, and the peer can place them at once.
-        at_once = place_copies if few and len(sent) == len(few) else None
+        all_along = delta or (few and len(sent) == len(few))
+        at_once = place_copies if all_along else None
         passing = place_copies is not None
-        answers = await self.send(address, items, sent, place_copies=at_once, passing=passing)
+        answers = await self.send(
+            address, items, sent, delta=delta, place_copies=at_once, passing=passing
+        )
         try:
             # Nobody is owed the bytes of a record that it is sent without them.
             wants = dict.fromkeys(
@@ -428,7 +455,12 @@ class PeerClient:
                     fault = BusyError if response.status == 503 else RemoteError
                     raise fault(f"{where} answers {response.status}: {_first_line(data)}")
                 return decode(data)
-        except (InvalidMessageError, InvalidRecordError, InvalidBlockError) as error:
+        except (
+            InvalidMessageError,
+            InvalidRecordError,
+            InvalidBlockError,
+            InvalidDeltaError,
+        ) as error:
             raise RemoteError(f"{where} sent what it should not: {error}") from None
         except TimeoutError:
             raise RemoteError(f"{where} does not answer in time") from None

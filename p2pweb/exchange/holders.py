@@ -39,6 +39,8 @@ HEDGES_MAX = 4
 # Remembered holders: for how many keys, and how many of each.
 KNOWN_KEYS_MAX = 4_096
 KNOWN_HOLDERS_MAX = 4
+# Holders asked for deltas, before a manifest is fetched whole.
+DELTA_HOLDERS_MAX = 3
 # Lookups for more holders of what is being read, beside the reading.
 LEARNING_MAX = 4
 # A peer that was pointed to may just be getting the bytes itself, over a few others. At least so
@@ -118,6 +120,18 @@ class Holders:
             self._learn_soon(key)
         return blocks
 
+    async def deltas(self, key: bytes, root: bytes, base_root: bytes) -> list[bytes] | None:
+        """What leads from one manifest to the one with this key, as `PeerClient.deltas`; None where
+        the first few asked do not know."""
+
+        async def ask(address: Address) -> list[bytes] | None:
+            return await self._client.deltas(address, root, base_root) or None
+
+        try:
+            return await self._first(key, ask, asked_max=DELTA_HOLDERS_MAX)
+        except UnavailableError:
+            return None
+
     def remember(self, key: bytes, address: Address) -> None:
         """Ask there first for the bytes that belong to a key (20 bytes)."""
         known = self._known_at(key)
@@ -132,6 +146,7 @@ class Holders:
         key: bytes,
         ask: Callable[[Address], Awaitable[T | None]],
         took: Rtt | None = None,
+        asked_max: int | None = None,
     ) -> T:
         """What the first holder answers, the next one being asked whenever one fails or dawdles."""
         clock = asyncio.get_running_loop().time
@@ -160,6 +175,7 @@ class Holders:
 
         try:
             while True:
+                exhausted = exhausted or len(asked) == asked_max
                 may_seek = not seeking and not exhausted and waiting < HEDGES_MAX
                 if may_seek and (overtake or not waiting):
                     tasks.append(asyncio.ensure_future(seek()))

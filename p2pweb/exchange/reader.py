@@ -24,11 +24,13 @@ from p2pweb.blobs import (
     InvalidBlockError,
     SegmentData,
 )
+from p2pweb.delta import WHOLE_BYTES_MAX, rebuild
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange.block_cache import BlockCache
 from p2pweb.exchange.client import READ_IDLE_S, PeerClient
 from p2pweb.exchange.holders import Holders
+from p2pweb.manifest import Manifest
 from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.exchange")
@@ -112,6 +114,14 @@ class BlobReader:
         """The whole blob. UnavailableError where a part of it cannot be had."""
         size_bytes = source.blob.size_bytes
         return b"".join([chunk async for chunk in self.chunks(source, 0, size_bytes)])
+
+    async def updated(self, source: Source, base: Manifest, base_root: bytes) -> bytes | None:
+        """The blob of a later manifest, made of an earlier one, whose blob has `base_root`; None
+        where it is to be read whole."""
+        if source.blob.size_bytes <= WHOLE_BYTES_MAX or source.blob.root == base_root:
+            return None
+        deltas = await self._holders.deltas(source.key_of(0), source.blob.root, base_root)
+        return await self._run(lambda: rebuild(base, deltas, source.blob)) if deltas else None
 
     async def chunks(self, source: Source, start: int, stop: int) -> AsyncIterator[memoryview]:
         """The bytes from `start` to `stop`, proved, in chunks of up to 256 KiB."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from p2pweb.address import Address
-from p2pweb.blobs import InvalidBlockError, SegmentData
+from p2pweb.blobs import InvalidBlockError, SegmentData, segments_of
+from p2pweb.delta import rebuild
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange import wire
 from p2pweb.exchange.authorization import Gate
@@ -176,6 +177,10 @@ class PeerService:
                 return _plain(503, str(error))
             if signed is not None:
                 return Response(status=200, fields=_fields(_BYTES, "no-store"), body=signed.value)
+        if kind == "delta" and (root := wire.parse_root(rest)) is not None:
+            delta = self._store.delta(root)
+            if delta is not None:
+                return Response(status=200, fields=_fields(_BYTES, "no-store"), body=delta)
         if kind in ("blob", "hashes") and (named := wire.parse_blob_name(rest)) is not None:
             try:
                 if kind == "blob":
@@ -230,7 +235,7 @@ class PeerService:
                     placing.enter_context(
                         self._store.placing([one for one in items if isinstance(one, Item)])
                     )
-                segments = bundle.segments()
+                segments = bundle.segments() + await self._rebuilt(bundle, items)
                 outcomes = await self._keep(items, segments)
         except (InvalidMessageError, InvalidBlockError) as error:
             return _plain(400, str(error))
@@ -265,6 +270,19 @@ class PeerService:
             fields=_fields(wire.BUNDLE_MEDIA_TYPE, "no-store"),
             body=wire.encode_answers(answers),
         )
+
+    async def _rebuilt(
+        self, bundle: wire.Bundle, items: Sequence[Item | Refused]
+    ) -> list[SegmentData]:
+        """The manifest that a bundle has the delta of; none where this peer cannot make it."""
+        records = [one.signed.record for one in items if isinstance(one, Item)]
+        site = next((record for record in records if isinstance(record, SiteRecord)), None)
+        base = self._store.newest_manifest(site.site) if bundle.delta and site else None
+        if base is None or site is None:
+            return []
+        delta, blob = bundle.delta, site.manifest
+        data = await self._run(lambda: rebuild(base, [delta], blob))
+        return segments_of(data) if data is not None else []
 
     async def _read_body(self, body: RequestBody, pieces: list[bytes], limit_bytes: int) -> bool:
         """Read a body into `pieces`; False where others leave no room for it."""

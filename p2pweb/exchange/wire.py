@@ -15,6 +15,7 @@ import msgspec
 
 from p2pweb.address import Address, format_address, parse_address
 from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, SegmentData
+from p2pweb.delta import DELTA_BYTES_MAX
 from p2pweb.dht.contact import ID_BYTES
 from p2pweb.errors import UsageError
 from p2pweb.keys import SiteId, is_site_id
@@ -226,11 +227,16 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Bundle(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Records (not yet verified) and segments (not yet proved), and the copies wanted of each."""
+    """Records (not yet verified) and segments (not yet proved), and the copies wanted of each.
+
+    In the place of the manifest of a site's record, the only one among the items, there may be its
+    `delta` from an earlier one.
+    """
 
     items: Annotated[tuple[_Item, ...], msgspec.Meta(max_length=BUNDLE_ITEMS_MAX)]
     parts: Annotated[tuple[_Part, ...], msgspec.Meta(max_length=BUNDLE_PARTS_MAX)]
     copies: Copies
+    delta: Annotated[bytes, msgspec.Meta(max_length=DELTA_BYTES_MAX)] = b""
 
     def segments(self) -> list[SegmentData]:
         """The bytes, still to be proved. InvalidMessageError where a number is out of bounds."""
@@ -315,7 +321,10 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_bundle(
-    items: Iterable[Item], segments: Iterable[SegmentData] = (), copies: int = 0
+    items: Iterable[Item],
+    segments: Iterable[SegmentData] = (),
+    copies: int = 0,
+    delta: bytes = b"",
 ) -> bytes:
     return _encoder.encode(
         Bundle(
@@ -325,6 +334,7 @@ def encode_bundle(
                 for part in segments
             ),
             copies,
+            delta,
         )
     )
 
@@ -441,6 +451,18 @@ def parse_blob_name(text: str) -> tuple[BlobId, int] | None:
     segment = int(match[3] or 0)
     fits = blob.size_bytes <= BLOB_BYTES_MAX and segment < blob.segment_count
     return (blob, segment) if fits else None
+
+
+def delta_path(root: bytes) -> str:
+    return f"{PREFIX}delta/{root.hex()}"
+
+
+_ROOT = re.compile(r"[0-9a-f]{64}")
+
+
+def parse_root(text: str) -> bytes | None:
+    """The tail of the path above; None where it is no root."""
+    return bytes.fromhex(text) if _ROOT.fullmatch(text) else None
 
 
 def _check_protocol(info: PeerInfo) -> None:

@@ -37,6 +37,7 @@ from p2pweb.blobs import (
     check_block,
     check_hashes,
 )
+from p2pweb.delta import delta_of
 from p2pweb.errors import CorruptError
 from p2pweb.keys import SiteId
 from p2pweb.manifest import InvalidManifestError, Manifest
@@ -55,6 +56,8 @@ INLINE_BYTES_MAX = 64 * 1024
 UNPUBLISHED_KEPT = 2
 # Blobs of which it is known that they were read, to keep those longer: some 200 bytes each.
 READ_LATELY_MAX = 16_384
+# Deltas of manifests in memory: those of the last few versions of a site that changes little.
+DELTAS_BYTES_MAX = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,8 @@ class Store:
         self._read_lately: OrderedDict[BlobId, None] = OrderedDict()
         # Its values are replaced after a commit and never changed: read without a lock.
         self._live = {row.site: self._load_live(row) for row in _newest(writer)}
+        # How the manifests that went live differ from those before them, by root; the latest last.
+        self._deltas: OrderedDict[bytes, bytes] = OrderedDict()
 
     def close(self) -> None:
         """Close the books and let another process have the directory."""
@@ -217,6 +222,7 @@ class Store:
                     for item, outcome in zip(items, outcomes, strict=True)
                 ]
                 freed = self._free_unwarranted()
+            self._note_deltas(live)
             self._live |= live
             self._remove_files(freed)
         return outcomes
@@ -465,6 +471,18 @@ class Store:
             changed[row.site] = live
         return changed
 
+    def _note_deltas(self, changed: dict[SiteId, LiveVersion]) -> None:
+        for site, live in changed.items():
+            before = self._live.get(site)
+            if before is None or before.manifest is None or live.manifest is None:
+                continue
+            old, new = before.signed.record.blobs[0], live.signed.record.blobs[0]
+            delta = delta_of(before.manifest, old.root, live.manifest, new.size_bytes)
+            if delta is not None and new != old:
+                self._deltas[new.root] = delta
+        while sum(map(len, self._deltas.values())) > DELTAS_BYTES_MAX:
+            self._deltas.popitem(last=False)
+
     def _forget_superseded(self, lived: Row, live: LiveVersion, before: LiveVersion | None) -> None:
         """Delete what neither this version nor the one before names.
 
@@ -589,6 +607,16 @@ class Store:
         """The manifest of a site's record, if that is the live version and its manifest is here."""
         live = self._live.get(signed.record.site)
         return live.manifest if live is not None and live.signed == signed else None
+
+    def newest_manifest(self, site: SiteId) -> Manifest | None:
+        """The manifest of the live version; None where none is here."""
+        live = self._live.get(site)
+        return live.manifest if live is not None else None
+
+    def delta(self, root: bytes) -> bytes | None:
+        """How the manifest with this root (32 bytes) differs from the one before it (`delta`); None
+        where that is not known, or would not be worth it."""
+        return self._deltas.get(root)
 
     def live_site(self, site: SiteId) -> Signed | None:
         """The site's newest version whose manifest was here whole."""
