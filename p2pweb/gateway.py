@@ -3,10 +3,11 @@
 The way of a GET: Host → site (`Hosts`), site → live version (`sites`), request → an answer without
 bytes or a plan (`pages`), plan → bytes (`exchange.reader`). One request is answered from one
 version. Bytes that cannot be had are a 503 that says why; a path that the version has not got is
-the site's own 404 page, or a plain one.
+the site's own 404 page, or a plain one. That there is no such site is said only where the others
+say so: while they are silent, or this peer is still joining, that is a 503 too.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from p2pweb.clock import WallClock
@@ -36,7 +37,11 @@ class Gateway:
         reader: BlobReader,
         service: PeerService,
         wall: WallClock,
+        has_asked: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`has_asked` says whether a peer without a home site has been told that others have none,
+        or has nobody to ask."""
+        self._has_asked = has_asked
         self._hosts = hosts
         self._wall = wall
         self._sites = sites
@@ -58,6 +63,11 @@ class Gateway:
         site = self._hosts.site_of(request.host)
         if (other := other_than_page(request.method)) is not None:
             return other
+        if site is None and not self._has_asked():
+            return answers.site_unavailable(
+                "this peer has no home site so far, and none of those that it knows has told it of "
+                "one yet"
+            )
         if site is None:
             return answers.error(
                 404,
@@ -91,12 +101,15 @@ class Gateway:
         """Answer with a version, or with bytes, that must be waited for."""
         try:
             version = await self._sites.current(site)
-            if version is None:
-                return answers.error(
-                    404,
-                    "This site is not known here",
-                    f"No peer that can be reached has a version of the site {site}.",
-                )
+        except UnavailableError as error:
+            return answers.site_unavailable(str(error))
+        if version is None:
+            return answers.error(
+                404,
+                "This site is not known here",
+                f"No peer that can be reached has a version of the site {site}.",
+            )
+        try:
             try:
                 return await self._answer_from(version, request, target)
             except UnavailableError:

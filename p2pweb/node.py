@@ -55,7 +55,7 @@ from p2pweb.replication import Replication
 from p2pweb.scrub import DAY_S, DAYS_DEFAULT, Scrub
 from p2pweb.secret import Secret
 from p2pweb.sites import Sites, SiteVersion
-from p2pweb.store.opening import open_store
+from p2pweb.store.opening import FreeBytes, free_on_disk, open_store
 from p2pweb.store.room import Room
 from p2pweb.store.store import Item, Store
 from p2pweb.watch import Watch
@@ -140,6 +140,9 @@ class PeerNode:
         self._ask_now = asyncio.Event()
         self._begun_s = asyncio.get_running_loop().time()
         self._next_remembered = 0
+        # Whether somebody said which site is the home, or that there is none; nobody is to be asked
+        # where this peer is the first of its network.
+        self._has_asked_home = not (options.join or self._state.contacts)
         self.node_id = bytes.fromhex(self._state.node_id)
         home = options.home or self._state.home_site
         if home != self._state.home:
@@ -166,6 +169,7 @@ class PeerNode:
             self.holdings.keeps,
             self._lives,
             lambda site: self._state.served if site == self._state.home else 0,
+            self._is_whole_network,
         )
         self.news = News(self.overlay, self._rng, self.sites.refresh_soon)
         self.repair = Repair(
@@ -213,7 +217,9 @@ class PeerNode:
         gate = Gate(secret, wall) if secret else None
         service = PeerService(store, duties, self._run, self._writer, self.reader, gate)
         hosts = Hosts(own_names(), lambda: self.holdings.home)
-        gateway = Gateway(hosts, self.sites, self.reader, service, wall)
+        gateway = Gateway(
+            hosts, self.sites, self.reader, service, wall, lambda: self._has_asked_home
+        )
         self._access_log = options.access_log
         self.server = HttpServer(
             gateway.handle,
@@ -363,6 +369,10 @@ class PeerNode:
     def _is_alone(self) -> bool:
         return not any(contact.proved for contact in self.overlay.contacts())
 
+    def _is_whole_network(self) -> bool:
+        """Whether this peer was told to join nobody, and has never known anybody."""
+        return not (self._options.join or self._state.contacts or self.overlay.contacts())
+
     async def _why_not_joined(self) -> str:
         """One sentence on the first of the peers to join, none of which answers by UDP."""
         name = self._options.join[0]
@@ -388,7 +398,7 @@ class PeerNode:
         for address in peers:
             try:
                 home = (await self.client.peer_info(address)).home_site
-                answered = True
+                answered = self._has_asked_home = True
                 if home is None:
                     continue
                 if self.holdings.home is None:  # A publisher may have come first.
@@ -535,13 +545,14 @@ async def start_peer(
     entropy: Entropy,
     connector: ConnectorFactory = tcp_connector,
     writer: Callable[[], Runs] = Worker,
+    free: FreeBytes = free_on_disk,
 ) -> PeerNode:
     """Start a peer, or leave nothing behind. P2PWebError with one sentence where it cannot be.
 
     The sockets that it listens on are the running loop's; `connector` makes its connections, and
-    `writer` what its commits run on.
+    `writer` what its commits run on; `free` tells what the disk has left.
     """
-    store = open_store(options.data, options.disk_bytes)
+    store = open_store(options.data, options.disk_bytes, free)
     try:
         node = PeerNode(options, store, wall, entropy, connector, writer)
     except BaseException:

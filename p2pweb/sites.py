@@ -74,6 +74,8 @@ class _Known:
     refreshed_at: float | None = None
     has_news: bool = False
     fault: UnavailableError | None = None
+    # Why it is not known either whether there is a version.
+    doubt: UnavailableError | None = None
     # A newer record that was heard of, and not taken yet.
     heard: Signed | None = None
     # How long until it is asked again for a version whose manifest was not to be had.
@@ -95,9 +97,11 @@ class Sites:
         keeps: Callable[[SiteId], bool],
         lives: Callable[[Signed], None],
         served: Callable[[SiteId], int] = lambda _: 0,
+        is_alone: Callable[[], bool] = lambda: False,
     ) -> None:
         """`lives` is told each site's record that is served from now on; `served` knows the highest
-        seq of a site served in an earlier run, 0 for none."""
+        seq of a site served in an earlier run, 0 for none; `is_alone` says whether this peer is the
+        whole network, so that what it does not have is nowhere."""
         self._store = store
         self._overlay = overlay
         self._reader = reader
@@ -105,6 +109,7 @@ class Sites:
         self._keeps = keeps
         self._lives = lives
         self._served = served
+        self._is_alone = is_alone
         self._known: OrderedDict[SiteId, _Known] = OrderedDict()
         self._refreshes: dict[SiteId, asyncio.Task[None]] = {}
         # The highest version of each site ever served here, manifests that were forgotten included.
@@ -135,7 +140,8 @@ class Sites:
         """The live version as far as this peer knows; None where nobody has one.
 
         Waits for the network only where nothing is known yet. UnavailableError where a version
-        exists but its manifest cannot be had.
+        exists but its manifest cannot be had, and where one may exist and too few who may have it
+        have answered.
         """
         await self.known(site)
         known = self._entry(site)
@@ -147,8 +153,8 @@ class Sites:
             refresh = None  # Strangers' sites are asked for; what is known is served meanwhile.
         if known.version is None and refresh is not None:
             await asyncio.shield(refresh)
-        if known.version is None and known.fault is not None:
-            raise known.fault
+        if known.version is None and (why := known.fault or known.doubt) is not None:
+            raise why
         if known.version is not None and known.refreshed_at is not None and not known.has_news:
             known.lease.end()
             known.lease = Lease(known.refreshed_at + REFRESH_S)
@@ -162,7 +168,8 @@ class Sites:
         return known.version
 
     async def fresh(self, site: SiteId) -> SiteVersion | None:
-        """The live version after asking the holders of the site's record."""
+        """The live version after asking the holders of the site's record; None where none of those
+        that answer has one."""
         await self.known(site)
         known = self._entry(site)
         await asyncio.shield(self._start_refresh(site, known))
@@ -262,7 +269,7 @@ class Sites:
             return
         if known.heard is not None:
             self._start_refresh(site, known)
-        elif known.fault is not None and self._keeps(site):
+        elif (known.fault or known.doubt) is not None and self._keeps(site):
             if known.again is not None:
                 known.again.cancel()
             loop = asyncio.get_running_loop()
@@ -275,8 +282,9 @@ class Sites:
         """Take the version heard of, or else the highest that the holders of the site's record
         have."""
         best, known.heard = known.heard, None
+        is_sure = True
         if best is None or not self._is_higher(best, known):
-            best = await self._ask_holders(site)
+            best, is_sure = await self._ask_holders(site)
         try:
             await self._take(best, known, is_kept=False)
             if known.version is not None:
@@ -284,16 +292,26 @@ class Sites:
         except UnavailableError as error:
             log.warning("the newest version of %s is not to be had: %s", site, error)
             known.fault = error
+        known.doubt = None if known.version else self._doubt(site, known, is_sure=is_sure)
 
-    async def _ask_holders(self, site: SiteId) -> Signed | None:
-        """The highest version that a holder of the site's record has."""
+    def _doubt(self, site: SiteId, known: _Known, *, is_sure: bool) -> UnavailableError | None:
+        """Why a site of which no version was found may have one; None where it has none."""
+        if known.floor is not None or site in self._highest or self._served(site):
+            return UnavailableError("no peer that answers has the version that was served here")
+        if is_sure or self._is_alone():
+            return None
+        return UnavailableError("too few of the peers that may have it answer this one")
+
+    async def _ask_holders(self, site: SiteId) -> tuple[Signed | None, bool]:
+        """The highest version that a holder of the site's record has; and whether it is sure, where
+        there is none, that nobody has any."""
         best: Signed | None = None
         async with self._overlay.find_value(dht_key(site_name(site))) as lookup:
             async for found in lookup:
                 signed = _site_record(found.value, site)
                 if signed is not None and (best is None or order_of(signed) > order_of(best)):
                     best = signed
-        return best
+        return best, not lookup.inconclusive
 
     async def _take(self, signed: Signed | None, known: _Known, *, is_kept: bool) -> None:
         """Serve a version from now on, unless one as high was served already."""

@@ -144,6 +144,8 @@ def publish(store: Store, files: dict[str, bytes]) -> Signed:
 class Nobody:
     """The overlay of a peer that is alone: whatever it looks for is nowhere."""
 
+    inconclusive = False
+
     def find_value(self, key: bytes) -> Nobody:
         return self
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pweb.dht.contact import Address, Contact, NodeId, distance
-from p2pweb.dht.lookup import Lookup
+from p2pweb.dht.lookup import CONCLUSIVE_MIN, Lookup
 from p2pweb.dht.settings import DEFAULTS, Settings
 
 OWN = NodeId(b"\xff" * 20)
@@ -227,6 +227,36 @@ def test_once_somebody_answers_silence_counts_as_usual() -> None:
     one.timed_out(contact(2))
     assert one.done
     assert one.closest() == (contact(3),)
+
+
+def test_a_miss_is_conclusive_once_enough_of_the_nearest_have_answered() -> None:
+    one = lookup([contact(n) for n in range(1, 10)], Settings(k=6))
+    one.next_requests()
+    for number in range(1, CONCLUSIVE_MIN + 1):
+        assert one.inconclusive
+        one.answered(contact(number), [])
+    assert not one.inconclusive
+
+
+def test_who_answers_far_away_says_nothing_of_the_silent_who_are_near() -> None:
+    far = [contact(n) for n in range(100, 110)]
+    one = lookup(far, Settings(k=6, alpha=6))
+    one.next_requests()
+    for each in far[:CONCLUSIVE_MIN]:
+        one.answered(each, [contact(n) for n in range(1, 7)])
+    assert one.inconclusive
+
+
+def test_few_have_to_answer_all_for_a_conclusion() -> None:
+    assert lookup([]).inconclusive
+    one = lookup([contact(1), contact(2), contact(3)])
+    one.next_requests()
+    one.answered(contact(1), [])
+    one.timed_out(contact(2))
+    one.discredit(contact(3))
+    assert one.inconclusive
+    one.answered(contact(2), [])
+    assert not one.inconclusive
 
 
 def test_garbage_discredits() -> None:

@@ -225,7 +225,7 @@ def test_no_action_names_a_cancelled_call() -> None:
 def test_lookup_with_nobody_to_ask_ends_at_once() -> None:
     bench = Bench()
     assert bench.peer.find_node(1, KEY, bench.now) == [LookupDone(1, ())]
-    assert bench.peer.find_value(2, KEY, bench.now) == [LookupDone(2, ())]
+    assert bench.peer.find_value(2, KEY, bench.now) == [LookupDone(2, (), inconclusive=True)]
 
 
 def test_lookup_follows_what_it_hears_to_the_nearest() -> None:
@@ -881,4 +881,4 @@ def test_a_lookup_that_nobody_answers_ends() -> None:
     bench = Bench(Settings(probe_every_s=1_000.0))
     bench.know(contact(8), contact(9))
     bench.peer.find_value(1, KEY, bench.now)
-    assert LookupDone(1, ()) in bench.pass_time(bench.now + 5.0)
+    assert LookupDone(1, (), inconclusive=True) in bench.pass_time(bench.now + 5.0)

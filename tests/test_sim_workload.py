@@ -66,6 +66,13 @@ def test_sessions_end_while_the_network_settles_and_puts_through_nobody_fail() -
     assert report(done).outcomes["found"] == 0
 
 
+def test_a_put_through_a_peer_that_dies_meanwhile_has_not_failed() -> None:
+    half = (Fault(at_s=10.0, kind="crash", share=0.5),)
+    ledger = run_quietly(Workload(gets_per_s=0.0, updates_per_s=20.0), faults=half).ledger
+    assert ledger.puts_abandoned > 0
+    assert ledger.puts_failed == 0
+
+
 def test_a_miss_is_not_proved_while_the_nearest_are_not_heard() -> None:
     # A stranger whose answers take longer than anybody waits is near to something.
     slow = (Fault(at_s=0.0, kind="slow", share=0.5, slow_s=60.0),)

@@ -19,7 +19,7 @@ from p2pweb.exchange.reader import BlobReader, Runner
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Manifest
 from p2pweb.records import SiteRecord, sign
-from p2pweb.sites import REFRESH_S, UNKNOWN_S, Sites
+from p2pweb.sites import REFRESH_AGAIN_S, REFRESH_S, UNKNOWN_S, Sites
 from p2pweb.store.opening import memory_store
 from p2pweb.store.store import Held, Item, Store
 
@@ -67,6 +67,12 @@ class Slow(Nobody):
         raise StopAsyncIteration
 
 
+class Mute(Nobody):
+    """An overlay of which nobody answers, for as long as it is told to."""
+
+    inconclusive = True
+
+
 class Counting(Nobody):
     """An overlay that counts how often it is asked."""
 
@@ -80,13 +86,26 @@ class Counting(Nobody):
 
 @asynccontextmanager
 async def served(
-    store: Store, run: Runner, overlay: Nobody, *, is_kept: bool = True
+    store: Store,
+    run: Runner,
+    overlay: Nobody,
+    *,
+    is_kept: bool = True,
+    served_seq: int = 0,
+    is_alone: bool = False,
 ) -> AsyncIterator[Sites]:
     client = PeerClient()
     around = cast(Overlay, overlay)
     reader = BlobReader(store, client, around, run)
     sites = Sites(
-        store, around, reader, run, lambda site: is_kept and site == KEY.site, lambda _: None
+        store,
+        around,
+        reader,
+        run,
+        lambda site: is_kept and site == KEY.site,
+        lambda _: None,
+        lambda _: served_seq,
+        lambda: is_alone,
     )
     try:
         yield sites
@@ -168,6 +187,53 @@ async def test_a_site_that_nobody_had_is_looked_for_again_soon() -> None:
         known.refreshed_at -= 2 * UNKNOWN_S
         assert await sites.current(KEY.site) is None
         assert overlay.lookups == 2
+
+
+def make_old(sites: Sites) -> None:
+    """As if so much time had passed that the site is asked for again."""
+    known = sites._known[KEY.site]
+    assert known.refreshed_at is not None
+    known.refreshed_at -= 2 * UNKNOWN_S
+
+
+async def test_a_site_is_not_called_absent_while_nobody_answers() -> None:
+    overlay = Mute()
+    async with served(memory_store(), Disk().run, overlay, is_kept=False) as sites:
+        with pytest.raises(UnavailableError, match="too few"):
+            await sites.current(KEY.site)
+        # Also to those who come before it is asked for again.
+        with pytest.raises(UnavailableError, match="too few"):
+            await sites.current(KEY.site)
+        # A publisher finds out by itself whether it is stale.
+        assert await sites.fresh(KEY.site) is None
+        overlay.inconclusive = False
+        make_old(sites)
+        assert await sites.current(KEY.site) is None
+
+
+async def test_a_peer_that_is_the_whole_network_knows_what_there_is_not() -> None:
+    async with served(memory_store(), Disk().run, Mute(), is_alone=True) as sites:
+        assert await sites.current(KEY.site) is None
+
+
+async def test_a_site_that_was_served_here_is_not_called_absent() -> None:
+    async with served(memory_store(), Disk().run, Nobody(), served_seq=1) as sites:
+        with pytest.raises(UnavailableError, match="served here"):
+            await sites.current(KEY.site)
+
+
+async def test_a_site_kept_here_is_asked_for_again_until_somebody_answers() -> None:
+    overlay = Mute()
+    async with served(memory_store(), Disk().run, overlay) as sites:
+        with pytest.raises(UnavailableError):
+            await sites.current(KEY.site)
+        overlay.inconclusive = False
+        again = sites._known[KEY.site].again
+        assert again is not None
+        assert again.when() <= asyncio.get_running_loop().time() + REFRESH_AGAIN_S
+        make_old(sites)
+        assert await sites.current(KEY.site) is None
+        assert sites._known[KEY.site].again_s == REFRESH_AGAIN_S
 
 
 async def test_what_comes_of_the_asking_that_goes_on_is_newer() -> None:

@@ -237,6 +237,7 @@ def _rows(made: Report) -> list[tuple[str, str]]:
         ("misses", _latencies(made, "misses")),
         ("puts", _latencies(made, "puts")),
         ("puts that failed", f"{made.puts_failed}, before that {made.puts_failed_before}"),
+        ("puts abandoned", f"{made.puts_abandoned}"),
         ("bytes a peer and second", traffic),
         ("HTTP a peer and second", http or "none"),
         ("traffic without bodies", f"{made.traffic_bytes_per_s:.1f} B/s"),

@@ -94,10 +94,14 @@ class Yielded(Struct, frozen=True):
 
 
 class LookupDone(Struct, frozen=True):
-    """A lookup ended: the closest contacts that answered, nearest first."""
+    """A lookup ended: the closest contacts that answered, nearest first.
+
+    `inconclusive` where values were looked for and too few have answered for a miss to be believed.
+    """
 
     token: int
     closest: tuple[Contact, ...]
+    inconclusive: bool = False
 
 
 Action = Send | Ponged | StoreDone | Yielded | LookupDone | Event

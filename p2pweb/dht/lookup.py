@@ -42,6 +42,10 @@ _SILENT, _DISCREDITED = _State.SILENT, _State.DISCREDITED
 
 FIRST_HAND = 0
 
+# So many of the k nearest have to have answered before silence of the others counts as absence.
+# Whatever is stored under a key is with those nearest that live, and of the k some are dead.
+CONCLUSIVE_MIN = 4
+
 
 class _Candidate:
     __slots__ = (
@@ -262,6 +266,15 @@ class Lookup:
             if candidate.state is _ANSWERED and is_wanted:
                 answered.setdefault(candidate.contact.id, candidate.contact)
         return tuple(answered.values())
+
+    @property
+    def inconclusive(self) -> bool:
+        """Whether too few of the k nearest have answered to tell that nobody has what was looked
+        for; the silent may have it. All have to where they are few."""
+        heard_of = [one for one in self._order if one.state is not _DISCREDITED]
+        nearest = heard_of[: self._settings.k]
+        answered = sum(one.state is _ANSWERED for one in nearest)
+        return not answered or answered < min(CONCLUSIVE_MIN, len(nearest))
 
     def radius_of(self, count: int) -> int | None:
         """How far the last of the `count` nearest is that may be there; None where they are fewer.

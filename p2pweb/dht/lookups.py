@@ -266,7 +266,9 @@ class Lookups:
                     self._greet(contact, now)
             if run.token is not None:
                 del self._tokens[run.token]
-                self._asker.actions.append(LookupDone(run.token, lookup.closest()))
+                inconclusive = run.values and lookup.inconclusive
+                done = LookupDone(run.token, lookup.closest(), inconclusive)
+                self._asker.actions.append(done)
             if run.parent is not None:
                 self._end_child(run, run.parent, lookup.closest(), now)
 

@@ -152,7 +152,8 @@ class _Door:
 class ValueSearch:
     """Values as they turn up. Iterate it once; leave it early by `aclose` or `async with`.
 
-    After a value nobody else is asked until the next one is wanted.
+    After a value nobody else is asked until the next one is wanted. Where none has turned up until
+    the end, `inconclusive` says that too few have answered to tell that there is none.
     """
 
     def __init__(self, overlay: Overlay, token: int) -> None:
@@ -164,6 +165,7 @@ class ValueSearch:
         self._error: OverlayClosedError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.closest: tuple[Contact, ...] = ()
+        self.inconclusive = True
 
     def __aiter__(self) -> ValueSearch:
         return self
@@ -208,11 +210,16 @@ class ValueSearch:
         self._found.append(found)
         self._wake()
 
-    def end(self, closest: tuple[Contact, ...], error: OverlayClosedError | None = None) -> None:
-        """All who may know have answered, or the overlay was closed."""
+    def end(self, done: LookupDone) -> None:
+        """All who may know have answered, or are silent."""
+        self._ended = True
+        self.closest, self.inconclusive = done.closest, done.inconclusive
+        self._wake()
+
+    def break_off(self, error: OverlayClosedError) -> None:
+        """The overlay was closed."""
         self._ended = True
         self._error = error
-        self.closest = closest
         self._wake()
 
     def _wake(self) -> None:
@@ -326,7 +333,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
                 future.set_exception(error)
         self._futures.clear()
         for search in list(self._searches.values()):
-            search.end((), error)
+            search.break_off(error)
         self._searches.clear()
         for door in self._doors:
             door.transport.close()
@@ -567,8 +574,8 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
             match action:
                 case Yielded(token, found):
                     self._searches[token].add(found)
-                case LookupDone(token, closest) if token in self._searches:
-                    self._searches.pop(token).end(closest)
+                case LookupDone(token) as done if token in self._searches:
+                    self._searches.pop(token).end(done)
                 case LookupDone(token) | Ponged(token) | StoreDone(token):
                     future = self._futures.pop(token)
                     if not future.done():

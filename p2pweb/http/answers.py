@@ -98,6 +98,13 @@ def unavailable(why: str) -> Response:
     )
 
 
+def site_unavailable(why: str) -> Response:
+    """The same where the site itself is not to be had, so that it cannot be told what it has."""
+    detail = why[:1].upper() + why[1:] + "."
+    title = "This site cannot be had just now"
+    return error(503, title, detail, retry_after_s=RETRY_AFTER_S)
+
+
 def redirect(status: int, location: str, *, cache_control: str = "no-cache") -> Response:
     """A redirect (301, 302, 303, 307, 308) with the short note that RFC 9110 §15.4 asks for.
 

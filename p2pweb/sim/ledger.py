@@ -42,6 +42,8 @@ class Ledger:
     puts_failed: int = 0
     # Those before the measurement.
     puts_failed_before: int = 0
+    # In all; the peer through which it was published died meanwhile, as of gets that are ABANDONED.
+    puts_abandoned: int = 0
     # After each publish, until the version had reached every peer.
     news_s: list[float] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)

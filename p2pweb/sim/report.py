@@ -67,6 +67,7 @@ class Report(Struct, kw_only=True):
     news_s: float | None
     puts_failed: int
     puts_failed_before: int
+    puts_abandoned: int
     bytes_per_peer_s: dict[str, float]
     # Whole peers: HTTP between them, heads and bodies, by what is asked for.
     http_bytes_per_peer_s: dict[str, float]
@@ -138,6 +139,7 @@ def report(run: Run) -> Report:
         news_s=max(ledger.news_s, default=None),
         puts_failed=ledger.puts_failed,
         puts_failed_before=ledger.puts_failed_before,
+        puts_abandoned=ledger.puts_abandoned,
         bytes_per_peer_s=per_peer,
         http_bytes_per_peer_s=http,
         traffic_bytes_per_s=sum(per_peer.values())

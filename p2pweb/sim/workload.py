@@ -155,7 +155,8 @@ class Visitors:
         try:
             acknowledged = await self._anybody().put(name, value)
         except GoneError:
-            acknowledged = 0
+            self._ledger.puts_abandoned += 1
+            return
         if acknowledged:
             self._ledger.acknowledged(name, seq, self._loop.time() - began_s)
         else:

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from p2pweb.errors import UsageError
@@ -27,23 +28,33 @@ DATABASE = "records.sqlite"
 SUSPECT = "suspect"
 
 
+# What the disk that a directory lies on has left.
+FreeBytes = Callable[[Path], float]
+
+
+def free_on_disk(folder: Path) -> float:
+    """In bytes, for this process."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return math.inf  # `_Folder.check` says what is the matter.
+    return disk.f_bavail * disk.f_frsize
+
+
 class _Folder:
     """A directory of this process's own, by its lock."""
 
-    def __init__(self, folder: Path, lock: int, limit_bytes: int | None) -> None:
+    def __init__(self, folder: Path, lock: int, limit_bytes: int | None, free: FreeBytes) -> None:
         self.limit_bytes = limit_bytes
         self._folder = folder
+        self._free = free
         self._lock = lock
         self._database = folder / DATABASE
         found = self._database.stat()
         self._identity = (found.st_dev, found.st_ino)
 
     def free_bytes(self) -> float:
-        try:
-            disk = os.statvfs(self._folder)
-        except OSError:
-            return math.inf  # `check` says what is the matter.
-        return disk.f_bavail * disk.f_frsize
+        return self._free(self._folder)
 
     def check(self) -> None:
         try:
@@ -82,7 +93,9 @@ class _Memory:
         """Nobody else has it."""
 
 
-def open_store(folder: Path, limit_bytes: int | None = None) -> Store:
+def open_store(
+    folder: Path, limit_bytes: int | None = None, free: FreeBytes = free_on_disk
+) -> Store:
     """The store in a directory, made if need be, for this process alone.
 
     With a limit, the directory holds no more bytes than that, log and all. A damaged database is
@@ -108,12 +121,12 @@ def open_store(folder: Path, limit_bytes: int | None = None) -> Store:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         try:
-            return _open(folder, lock, limit_bytes)
+            return _open(folder, lock, limit_bytes, free)
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:
             _put_aside(folder, error)
-            return _open(folder, lock, limit_bytes)
+            return _open(folder, lock, limit_bytes, free)
     except sqlite3.Error as error:
         os.close(lock)
         raise UsageError(f"cannot use the database in {folder}: {error}") from None
@@ -125,7 +138,7 @@ def open_store(folder: Path, limit_bytes: int | None = None) -> Store:
         raise
 
 
-def _open(folder: Path, lock: int, limit_bytes: int | None) -> Store:
+def _open(folder: Path, lock: int, limit_bytes: int | None, free: FreeBytes) -> Store:
     """sqlite3.DatabaseError where the database is damaged."""
     suspect = folder / SUSPECT
     connections: list[sqlite3.Connection] = []
@@ -138,7 +151,7 @@ def _open(folder: Path, lock: int, limit_bytes: int | None) -> Store:
                 raise sqlite3.DatabaseError(verdict.partition("\n")[0])
             suspect.unlink()
         writer, reader = map(Books, connections)
-        place = _Folder(folder, lock, limit_bytes)
+        place = _Folder(folder, lock, limit_bytes, free)
         return Store(writer, reader, SegmentFolder(folder / "blobs"), place)
     except BaseException:
         for connection in connections:
