@@ -31,9 +31,9 @@ RECORD_COPIES = COPIES_MAX
 SPARE_S = 30.0
 # Most that leave come back with their disks, and a copy made meanwhile was made in vain. So the
 # more of the copies are lacking, the sooner others are made: after half a minute no more than three
-# in eight may be lacking, after ten minutes two, after an hour one, and after four none.
+# in eight may be lacking, after half an hour two, after two hours one, and after eight none.
 # ARCHITECTURE.md has what that costs beside an oracle that knows who returns.
-PATIENCE = ((SPARE_S, 3 / 8), (600.0, 2 / 8), (3_600.0, 1 / 8), (14_400.0, 0.0))
+PATIENCE = ((SPARE_S, 3 / 8), (1_800.0, 2 / 8), (7_200.0, 1 / 8), (28_800.0, 0.0))
 # Where a quarter of the neighbours leaves within a minute, that is no peer's own coming and going,
 # and the others may be next: nobody of these is waited for any longer than a restart takes.
 SUDDEN_S = 60.0
