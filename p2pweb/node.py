@@ -47,8 +47,12 @@ from p2pweb.listening import GRACE_S, listen_fault, server_limits, urls_of
 from p2pweb.news import News
 from p2pweb.peer_state import CONTACTS_MAX, PeerState, read_peer_state, write_peer_state
 from p2pweb.records import (
+    InvalidRecordError,
     Signed,
     SiteRecord,
+    dht_key,
+    open_record,
+    site_name,
 )
 from p2pweb.repair import Repair
 from p2pweb.replication import Replication
@@ -78,6 +82,9 @@ FOLLOW_S = 300.0
 # A peer that was away asks the peers that it knew for a newer version of its site before it serves
 # anything, and no longer than this: all of them may be gone.
 CATCH_UP_S = 2.0
+# Of them so many anywhere are asked for it beside those that its record is with: where half of all
+# are hostile, all of these are once in 250 starts.
+CAUGHT_UP_BY = 8
 # Contacts are saved so long after one came or went, so that many at once are one write.
 SAVE_AFTER_S = 1.0
 # A peer that nobody has answered for so long may be cut off itself, and forgets nobody meanwhile.
@@ -312,7 +319,29 @@ class PeerNode:
                     await self._ask_home()
                 home = self.holdings.home
                 if home is not None and self._store.live_seq(home):
-                    await self.sites.fresh(home)
+                    # Some of these may be gone: nobody waits for them alone.
+                    beside = asyncio.ensure_future(self._ask_anywhere(home))
+                    try:
+                        await self.sites.fresh(home)
+                    finally:
+                        beside.cancel()
+
+    async def _ask_anywhere(self, home: SiteId) -> None:
+        """Ask some of the peers known for their version: whoever crowds the site's key, which is
+        where all others look for it, has none of these."""
+
+        async def ask(address: Address) -> None:
+            with contextlib.suppress(RemoteError):
+                answer = await self.client.copies(address, [(dht_key(site_name(home)), False)])
+                for item in answer.items if answer is not None else ():
+                    with contextlib.suppress(InvalidRecordError):
+                        signed = open_record(item.value)
+                        if isinstance(signed.record, SiteRecord) and signed.record.site == home:
+                            self.sites.hear(signed, address)
+
+        known = self._state.known()
+        some = self._rng.sample(known, min(len(known), CAUGHT_UP_BY))
+        await asyncio.gather(*(ask(one.address) for one in some))
 
     async def close(self) -> None:
         """Stop: no new connections, answers in flight finish, the state is saved."""

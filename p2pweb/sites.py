@@ -78,6 +78,8 @@ class _Known:
     doubt: UnavailableError | None = None
     # A newer record that was heard of, and not taken yet.
     heard: Signed | None = None
+    # Takes what is heard of while holders are asked.
+    told: Callable[[Signed, Address], None] | None = None
     # How long until it is asked again for a version whose manifest was not to be had.
     again_s: float = REFRESH_AGAIN_S
     again: asyncio.TimerHandle | None = None
@@ -196,7 +198,9 @@ class Sites:
         """A site's record came without its manifest, which its teller may have: take that version,
         if it is newer."""
         known = self._entry(signed.record.site)
-        if known.heard is None or order_of(signed) > order_of(known.heard):
+        if known.told is not None:
+            known.told(signed, teller)
+        elif known.heard is None or order_of(signed) > order_of(known.heard):
             known.heard = signed
             self._reader.remember(record_key(signed.record), teller)
             self._start_refresh(signed.record.site, known)
@@ -284,15 +288,19 @@ class Sites:
         best, known.heard = known.heard, None
         is_sure = True
         if best is None or not self._is_higher(best, known):
-            best, is_sure = await self._ask_holders(site)
+            is_sure = await self._ask_holders(site, known)
+        else:
+            await self._try_to_take(site, best, known)
+        known.doubt = None if known.version else self._doubt(site, known, is_sure=is_sure)
+
+    async def _try_to_take(self, site: SiteId, signed: Signed | None, known: _Known) -> None:
         try:
-            await self._take(best, known, is_kept=False)
+            await self._take(signed, known, is_kept=False)
             if known.version is not None:
                 known.fault = None
         except UnavailableError as error:
             log.warning("the newest version of %s is not to be had: %s", site, error)
             known.fault = error
-        known.doubt = None if known.version else self._doubt(site, known, is_sure=is_sure)
 
     def _doubt(self, site: SiteId, known: _Known, *, is_sure: bool) -> UnavailableError | None:
         """Why a site of which no version was found may have one; None where it has none."""
@@ -302,16 +310,42 @@ class Sites:
             return None
         return UnavailableError("too few of the peers that may have it answer this one")
 
-    async def _ask_holders(self, site: SiteId) -> tuple[Signed | None, bool]:
-        """The highest version that a holder of the site's record has; and whether it is sure, where
-        there is none, that nobody has any."""
+    async def _ask_holders(self, site: SiteId, known: _Known) -> bool:
+        """Take the highest version that a holder of the site's record has, or that is heard of
+        meanwhile; whether it is sure, where there is none, that nobody has any.
+
+        At once, as soon as one is told of, and a higher one in its place: to hear everybody out may
+        take seconds where somebody crowds the site's key.
+        """
         best: Signed | None = None
-        async with self._overlay.find_value(dht_key(site_name(site))) as lookup:
-            async for found in lookup:
-                signed = _site_record(found.value, site)
-                if signed is not None and (best is None or order_of(signed) > order_of(best)):
-                    best = signed
-        return best, not lookup.inconclusive
+        taking = asyncio.ensure_future(self._try_to_take(site, None, known))
+        key = dht_key(site_name(site))
+
+        def told(signed: Signed, teller: Address) -> None:
+            nonlocal best, taking
+            is_better = best is None or order_of(signed) > order_of(best)
+            if is_better or signed == best:
+                # It keeps the record with its manifest or not at all.
+                self._reader.remember(key, teller)
+            if is_better:
+                taking.cancel()
+                best, taking = signed, asyncio.ensure_future(self._try_to_take(site, signed, known))
+
+        known.told = told
+        try:
+            async with self._overlay.find_value(key) as lookup:
+                async for found in lookup:
+                    signed = _site_record(found.value, site)
+                    if signed is not None:
+                        told(signed, found.contact.address)
+            while not taking.done():
+                await asyncio.gather(taking, return_exceptions=True)
+            if not taking.cancelled():
+                taking.result()
+            return not lookup.inconclusive
+        finally:
+            known.told = None
+            taking.cancel()
 
     async def _take(self, signed: Signed | None, known: _Known, *, is_kept: bool) -> None:
         """Serve a version from now on, unless one as high was served already."""

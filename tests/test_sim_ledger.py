@@ -141,6 +141,8 @@ def missed(
     "expected",
     [
         Expected(found=0.5),
+        Expected(served=0.5),
+        Expected(newest=0.5),
         Expected(proved=0.5),
         Expected(hit_p50_rtt=9.0),
         Expected(hit_p99_rtt=9.0),
@@ -180,6 +182,22 @@ def test_found_may_be_judged_from_a_later_moment_on() -> None:
     ledger.got("name", [1], 1, (5.0, 0.1, 0.2))
     assert missed(Expected(found=1.0, found_after_s=2.0), ledger) == []
     assert missed(Expected(found=1.0), ledger) != []
+
+
+def test_an_older_version_counts_as_served_and_against_the_newest_where_it_would_show() -> None:
+    ledger = Ledger()
+    for seq in (1, 2):
+        ledger.sending("name", seq)
+    for seqs in ([2], [2], [1]):
+        ledger.got("name", [*seqs], 2, TIMES_S)
+    ledger.got("name", [2], 2, TIMES_S, shows=False)
+    ledger.got("name", [], 2, TIMES_S)
+    assert missed(Expected(served=0.8, newest=2 / 3, found=0.6), ledger) == []
+    said = missed(Expected(served=0.81, newest=0.67), ledger)
+    assert said == [
+        "any version found: 0.8 instead of at least 0.81",
+        "newest version found: 0.666667 instead of at least 0.67",
+    ]
 
 
 def test_a_file_lost_in_one_survey_is_lost() -> None:

@@ -11,14 +11,17 @@ import pytest
 from lint_site import KEY, Nobody
 
 from p2pweb import sites as sites_module
+from p2pweb.address import Address
 from p2pweb.blobs import blob_of, segments_of
+from p2pweb.dht.contact import ID_BYTES, Contact, NodeId
+from p2pweb.dht.events import Found
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import UnavailableError
 from p2pweb.exchange.client import PeerClient
-from p2pweb.exchange.reader import BlobReader, Runner
+from p2pweb.exchange.reader import BlobReader, Runner, Source
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Manifest
-from p2pweb.records import SiteRecord, sign
+from p2pweb.records import Signed, SiteRecord, sign
 from p2pweb.sites import REFRESH_AGAIN_S, REFRESH_S, UNKNOWN_S, Sites
 from p2pweb.store.opening import memory_store
 from p2pweb.store.store import Held, Item, Store
@@ -26,8 +29,8 @@ from p2pweb.store.store import Held, Item, Store
 T = TypeVar("T")
 
 
-def publish(store: Store, seq: int) -> None:
-    """Put a version without files into a store."""
+def version(seq: int) -> tuple[Signed, bytes]:
+    """A version without files: its record, and its manifest."""
     data = Manifest(KEY.public_key, seq, []).encode()
     manifest, _ = blob_of(data)
     record = SiteRecord(
@@ -38,7 +41,13 @@ def publish(store: Store, seq: int) -> None:
         manifest_size_bytes=manifest.size_bytes,
         manifest_root=manifest.root,
     )
-    assert store.commit([Item(sign(record, KEY))], segments_of(data)) == [Held(())]
+    return sign(record, KEY), data
+
+
+def publish(store: Store, seq: int) -> None:
+    """Put a version without files into a store."""
+    signed, data = version(seq)
+    assert store.commit([Item(signed)], segments_of(data)) == [Held(())]
 
 
 class Disk:
@@ -82,6 +91,20 @@ class Counting(Nobody):
     def find_value(self, key: bytes) -> Nobody:
         self.lookups += 1
         return super().find_value(key)
+
+
+class Telling(Nobody):
+    """An overlay in which a lookup finds some records, and then does not end."""
+
+    def __init__(self, *seqs: int) -> None:
+        self.left = list(seqs)
+
+    async def __anext__(self) -> object:
+        if not self.left:
+            await asyncio.Event().wait()
+        seq = self.left.pop(0)
+        contact = Contact(NodeId(bytes([seq] * ID_BYTES)), (f"192.0.2.{seq}", 1))
+        return Found(contact, version(seq)[0].value, {})
 
 
 @asynccontextmanager
@@ -249,3 +272,50 @@ async def test_what_comes_of_the_asking_that_goes_on_is_newer() -> None:
         assert second is not None
         assert await sites.newer_than(first) is second
         assert await sites.newer_than(second) is None
+
+
+@pytest.fixture
+def tellers(monkeypatch: pytest.MonkeyPatch) -> list[Address]:
+    """Manifests are read from whoever tells of a version; who is to be asked for them."""
+    told: list[Address] = []
+    manifests = {signed.record.blobs[0]: data for signed, data in map(version, range(1, 5))}
+
+    async def read_all(reader: BlobReader, source: Source) -> bytes:
+        return manifests[source.blob]
+
+    monkeypatch.setattr(BlobReader, "read_all", read_all)
+    monkeypatch.setattr(BlobReader, "remember", lambda self, key, address: told.append(address))
+    return told
+
+
+async def wait_for_seq(sites: Sites, seq: int) -> None:
+    """Turns of the loop are all that it takes: nothing here waits for a clock."""
+    for _ in range(100):
+        if await seq_of(sites) == seq:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(f"version {seq} is not served")
+
+
+async def test_a_version_is_taken_before_everybody_is_heard_out(tellers: list[Address]) -> None:
+    store = memory_store()
+    async with served(store, Disk().run, Telling(2, 1, 3, 2, 3)) as sites:
+        publish(store, 1)
+        await sites.known(KEY.site)
+        sites.refresh_soon(KEY.site)
+        await wait_for_seq(sites, 3)
+        assert store.live_seq(KEY.site) == 3
+        # Not who tells of an older one: the manifest may be had from whoever has the newest.
+        assert [host for host, _ in tellers] == ["192.0.2.2", "192.0.2.3", "192.0.2.3"]
+
+
+async def test_news_does_not_wait_for_the_end_of_a_lookup(tellers: list[Address]) -> None:
+    store = memory_store()
+    async with served(store, Disk().run, Telling(2)) as sites:
+        publish(store, 1)
+        await sites.known(KEY.site)
+        sites.refresh_soon(KEY.site)
+        await wait_for_seq(sites, 2)
+        sites.hear(version(4)[0], ("192.0.2.9", 1))
+        await wait_for_seq(sites, 4)
+        assert tellers[-1] == ("192.0.2.9", 1)

@@ -227,10 +227,17 @@ def _rows(made: Report) -> list[tuple[str, str]]:
         f"{made.cpu_before_s:.0f} s"
     )
     newcomers = [("newcomers", _newcomers(made.newcomers))] if made.newcomers else []
+    served = [
+        ("any version found", f"{_share(made.served)}, {made.wrong_bodies} wrong bodies"),
+        ("newest of these", _share(made.newest)),
+    ]
+    fewest = min((one.fewest for one in made.surveys), default=None)
+    copies = [("copies of the worst-off file", str(fewest))] if fewest is not None else []
     return [
         ("peers, hours, seed", f"{made.peers}, {made.hours:g}, {made.seed}"),
         ("gets", outcomes),
         ("found", _share(made.found)),
+        *served,
         ("misses that were proved", _share(made.proved)),
         (f"hits ({unit})", _latencies(made, "hits")),
         ("newest known", _latencies(made, "newest_known")),
@@ -246,6 +253,7 @@ def _rows(made: Report) -> list[tuple[str, str]]:
         ("contacts, of these dead", f"{made.contacts}, {made.contacts_dead:.1%}"),
         ("processor", processor),
         *newcomers,
+        *copies,
         ("trace", made.trace),
     ]
 

@@ -25,7 +25,8 @@ from p2pweb.sim.whole import WholePeer
 class Survey:
     """The copies of all files of one version at one moment: those due, and those lacking.
 
-    `lost` are files whose record or whose bytes nobody alive has.
+    `lost` are files whose record or whose bytes nobody alive has; of the worst-off file `fewest`
+    have both, be they due there or not.
     """
 
     at_s: float
@@ -34,6 +35,7 @@ class Survey:
     bodies_due: int
     bodies_lacking: int
     lost: int
+    fewest: int = 0
 
 
 def survey(
@@ -41,7 +43,7 @@ def survey(
 ) -> Survey:
     """Count the copies of these files (by URL path, of one segment each) on live peers."""
     held = {peer: held_by(peer.folder) for peer in peers}
-    due, lacking, lost = [0, 0], [0, 0], 0
+    due, lacking, lost, fewest = [0, 0], [0, 0], 0, len(peers)
     for path, data in files.items():
         key, (blob, _) = dht_key(file_name(site, path)), blob_of(data)
         nearest = heapq.nsmallest(COPIES_MAX, peers, key=lambda peer: distance(peer.id, key))
@@ -50,7 +52,8 @@ def survey(
             due[kind] += len(should)
             lacking[kind] += sum((key, blob) not in held[peer][kind] for peer in should)
         lost += any(all((key, blob) not in held[peer][kind] for peer in peers) for kind in (0, 1))
-    return Survey(at_s, due[0], lacking[0], due[1], lacking[1], lost)
+        fewest = min(fewest, sum((key, blob) in held[peer][1] for peer in peers))
+    return Survey(at_s, due[0], lacking[0], due[1], lacking[1], lost, fewest)
 
 
 # A key, and the blob that the record there is of.

@@ -1,15 +1,15 @@
 """Peers that lie. They answer PINGs as anybody does, and know one another.
 
 To a lookup they are silent, or invent contacts that are nearer than any there is, or send made-up
-or old values. Sybils stand next to a key, name nobody but one another there, take what is stored
-and hand out what is old, or nothing.
+or old values. Colluding ones name nobody but one another, as they are, take what is stored and hand
+out what is old, or nothing: all over the id space, or as Sybils next to one key.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from p2pweb.address import Address
@@ -25,7 +25,7 @@ INVENTED_TAIL_BYTES = 4
 # Old values remembered to be sent again.
 OLD_VALUES_MAX = 10_000
 
-Kind = Literal["silent", "inventing", "rubbish", "stale", "mixed", "sybil"]
+Kind = Literal["silent", "inventing", "rubbish", "stale", "mixed", "colluding"]
 
 
 class HostilePeer(asyncio.DatagramProtocol):
@@ -122,14 +122,18 @@ class HostilePeer(asyncio.DatagramProtocol):
         if kind == "rubbish" and isinstance(question, wire.FindValue):
             self._send(wire.encode_answer(message_id, {"value": b"made up"}), address)
             return
-        old, last = self._values.get(question.key, (b"", b""))
-        # The only value that it knows may be the newest.
-        knows_old = kind in ("stale", "sybil") and old != last
-        if knows_old and isinstance(question, wire.FindValue):
-            self._send(wire.encode_answer(message_id, {"value": old}), address)
+        is_repeating = kind in ("stale", "colluding") and isinstance(question, wire.FindValue)
+        if is_repeating and (old := self.old_value(question.key)) is not None:
+            self._send(wire.encode_answer(message_id, old), address)
             return
-        named = self._invented(question.key) if kind != "sybil" else self._accomplices(question.key)
-        self._send(wire.encode_nodes(message_id, named), address)
+        name = self._accomplices if kind == "colluding" else self._invented
+        self._send(wire.encode_nodes(message_id, name(question.key)), address)
+
+    def old_value(self, key: bytes) -> Mapping[str, wire.Plain] | None:
+        """What is said in place of a key's newest value; None where nothing older is known."""
+        old, last = self._values.get(key, (b"", b""))
+        # The only value that it knows may be the newest.
+        return {"value": old} if old != last else None
 
     def _accomplices(self, key: bytes) -> list[Contact]:
         """Members of the gang as they are, the nearest to a key first."""

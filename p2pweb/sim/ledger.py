@@ -31,6 +31,8 @@ class Get:
     outcome: Outcome
     # How long until the lookup was over, everybody near having answered.
     ended_s: float
+    # Whether an older version than the newest would have been another value.
+    shows: bool = True
 
 
 @dataclass(slots=True)
@@ -46,6 +48,8 @@ class Ledger:
     puts_abandoned: int = 0
     # After each publish, until the version had reached every peer.
     news_s: list[float] = field(default_factory=list)
+    # Bodies that no version has; each is a violation too.
+    wrong_bodies: int = 0
     violations: list[str] = field(default_factory=list)
     violations_count: int = 0
     _acknowledged: dict[str, int] = field(default_factory=dict)
@@ -84,11 +88,12 @@ class Ledger:
         times_s: tuple[float, float, float],
         *,
         is_proved: bool = True,
+        shows: bool = True,
     ) -> None:
         """What a get came to: the seqs of all values that turned up (None: not a value at all), and
         the version that it had to find at least (0: any). `times_s`: begun, best value, end.
 
-        `is_proved` says whether all who had to know were heard.
+        `is_proved` says whether all who had to know were heard, `shows` is as of `Get`.
         """
         began_s, took_s, ended_s = times_s
         sound = [seq for seq in seqs if seq is not None]
@@ -103,7 +108,7 @@ class Ledger:
             outcome = Outcome.NOT_FOUND
         else:
             outcome = Outcome.PROVED_ABSENT if is_proved else Outcome.NOT_PROVED
-        self.gets.append(Get(began_s, took_s, outcome, ended_s))
+        self.gets.append(Get(began_s, took_s, outcome, ended_s, shows))
 
     def abandoned(self, began_s: float, now_s: float) -> None:
         """The peer that was asked died."""

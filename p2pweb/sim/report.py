@@ -21,6 +21,7 @@ UPKEEP_KINDS = ("ping", "find_node")
 BODIES = ("blob", "bundle", "pages", "publish")
 # What gets come to that ask for what nobody ever sent.
 MISSES = (Outcome.PROVED_ABSENT, Outcome.NOT_PROVED)
+SERVED = (Outcome.FOUND, Outcome.STALE)
 
 
 class Latencies(Struct, kw_only=True):
@@ -55,6 +56,11 @@ class Report(Struct, kw_only=True):
     median_rtt_s: float
     outcomes: dict[str, int]
     found: float | None
+    # Of those gets, the share that found any version; and of these, where an older one would have
+    # shown, the share that found the newest.
+    served: float | None
+    newest: float | None
+    wrong_bodies: int
     # The share of misses that were proved; None where there were none.
     proved: float | None
     hits: Latencies
@@ -131,6 +137,9 @@ def report(run: Run) -> Report:
             outcome.value: sum(get.outcome is outcome for get in ledger.gets) for outcome in Outcome
         },
         found=_found(asked),
+        served=_served(asked),
+        newest=_newest(asked),
+        wrong_bodies=ledger.wrong_bodies,
         proved=len(absent) / len(missing) if missing else None,
         hits=_latencies([get.took_s for get in found], unit_s),
         newest_known=_latencies([get.ended_s for get in found if wants_newest], unit_s),
@@ -173,6 +182,17 @@ def _found(asked: Sequence[Get]) -> float | None:
     return found / len(wanted) if wanted else None
 
 
+def _served(asked: Sequence[Get]) -> float | None:
+    wanted = [get for get in asked if get.outcome not in MISSES]
+    return sum(get.outcome in SERVED for get in wanted) / len(wanted) if wanted else None
+
+
+def _newest(asked: Sequence[Get]) -> float | None:
+    stale = sum(get.outcome is Outcome.STALE for get in asked)
+    newest = sum(get.outcome is Outcome.FOUND and get.shows for get in asked)
+    return newest / (newest + stale) if newest + stale else None
+
+
 def _latencies(values_s: Sequence[float], unit_s: float) -> Latencies:
     values = sorted(value / unit_s for value in values_s)
     return Latencies(
@@ -209,7 +229,7 @@ def _missed(run: Run, made: Report, asked: Sequence[Get]) -> list[str]:
     """What the scenario expects and did not get; what nobody measured is missed too."""
     expected = run.scenario.expected
     judged_from_s = run.began_s + expected.found_after_s
-    found = _found([get for get in asked if get.began_s >= judged_from_s])
+    judged_gets = [get for get in asked if get.began_s >= judged_from_s]
     lost = max((one.lost for one in made.surveys), default=None)
     failed = run.ledger.puts_failed_before + run.ledger.puts_failed
     took = [math.inf if one.took_s is None else one.took_s for one in run.arrivals]
@@ -234,7 +254,9 @@ def _missed(run: Run, made: Report, asked: Sequence[Get]) -> list[str]:
     missed += [
         f"{what}: {_figure(figure)} instead of at least {limit:g}"
         for what, figure, limit in (
-            ("found", found, expected.found),
+            ("found", _found(judged_gets), expected.found),
+            ("any version found", _served(judged_gets), expected.served),
+            ("newest version found", _newest(judged_gets), expected.newest),
             ("misses that were proved", made.proved, expected.proved),
         )
         if limit > 0.0 and (figure is None or figure < limit)

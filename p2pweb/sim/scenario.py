@@ -82,12 +82,13 @@ class Fault(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
 
 class Hostile(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Peers that lie: to lookups by silence, invented contacts, old or made-up values."""
+    """Peers that lie: to lookups by silence, invented contacts, old or made-up values; "colluding"
+    ones name nobody but one another. Among whole peers they also speak the peers' HTTP."""
 
     share: Share = 0.0
-    kind: Literal["silent", "inventing", "rubbish", "stale", "mixed"] = "mixed"
-    # So many more, once all have joined, whose ids are closer to the key of the first value than
-    # that of any honest peer: they name nobody but one another, and keep nothing.
+    kind: Literal["silent", "inventing", "rubbish", "stale", "mixed", "colluding"] = "mixed"
+    # So many more, once all have joined, whose ids are closer to the key of the first value, or of
+    # the site, than that of any honest peer: they collude, and keep nothing.
     sybils: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 0
 
 
@@ -148,6 +149,13 @@ class Expected(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     lost: Limit | None = None
     # The most puts that fail, those before the measurement included.
     puts_failed: Limit | None = None
+    # Whole peers: the least share of gets that are answered with any version, and, of those where
+    # that would show, with the newest of those whose site's record was acknowledged so long before;
+    # None is of those whose publish is over, read back as well. `found` is of gets that come to
+    # both.
+    served: Share = 0.0
+    newest: Share = 0.0
+    newest_after_s: Seconds | None = None
 
 
 class Scenario(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

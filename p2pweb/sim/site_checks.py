@@ -2,7 +2,8 @@
 
 A body has to be exactly that of one version. On one disk a version follows no higher one. A path
 that every version has is never answered 404; 503 is right only while nobody in reach has the bytes
-that the version has which the peer is at.
+that the version has which the peer is at. Among hostile peers, which make others wait, a 503 is no
+violation, but counts as not found like any other.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class _Served:
 class SiteChecks:
     """One site, published in generations 1, 2, 3 …, each with all of the same paths."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, among_liars: bool = False) -> None:
         self._ledger = ledger
+        self._among_liars = among_liars
         self._by_bytes: dict[tuple[str, bytes], list[int]] = {}
         self._files: list[Mapping[str, bytes]] = []
         # Of the generations that were published at the first try: others may have been live in
@@ -94,6 +96,7 @@ class SiteChecks:
             digest = hashlib.sha256(answer.body).digest()
             generations = self._by_bytes.get((path, digest), [])
             if not generations:
+                self._ledger.wrong_bodies += 1
                 self._ledger.violated(f"{what}: bytes that no version has")
             served = _Served(
                 asked.disk, asked.where, path, asked.began_s, now_s, tuple(generations)
@@ -102,13 +105,20 @@ class SiteChecks:
         elif status in (200, 503):
             # Which of the versions meanwhile it was asked for, nobody knows.
             bodies = [self._files[one - 1][path] for one in self._generations(seqs)]
-            if bodies and all(is_held(data) for data in bodies):
+            if not self._among_liars and bodies and all(is_held(data) for data in bodies):
                 problem = "503" if status == 503 else "the body broke off"
                 self._ledger.violated(f"{what}: {problem}, and a peer in reach has the bytes")
         elif asked.expected or status != 404:
             self._ledger.violated(f"{what}: {status}")
         newest = [generations[-1]] if generations else []
-        self._ledger.got(SITE, [*newest], asked.expected, times_s)
+        shows = self._changed(path, asked.expected)
+        self._ledger.got(SITE, [*newest], asked.expected, times_s, shows=shows)
+
+    def _changed(self, path: str, generation: int) -> bool:
+        """Whether a path has other bytes in a generation than in the one before."""
+        if generation < 2:
+            return False
+        return self._files[generation - 1][path] != self._files[generation - 2][path]
 
     def unanswered(self, asked: Asked, now_s: float, why: str) -> None:
         """A live peer gave no answer at all."""

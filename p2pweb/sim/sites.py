@@ -6,16 +6,18 @@ import asyncio
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from p2pweb.blobs import blob_of
+from p2pweb.address import Address
+from p2pweb.blobs import SegmentData, blob_of
 from p2pweb.errors import P2PWebError
-from p2pweb.exchange.client import PeerClient
-from p2pweb.keys import SEED_BYTES, SiteKey
+from p2pweb.exchange.client import ConnectorFactory, PeerClient
+from p2pweb.exchange.wire import ItemAnswer
 from p2pweb.publish import PublishOptions, Summary, publish
+from p2pweb.records import SiteRecord
 from p2pweb.sim.arrivals import Arrival, Watched, arrivals
 from p2pweb.sim.copies import Survey, survey
 from p2pweb.sim.ledger import Ledger
@@ -23,8 +25,10 @@ from p2pweb.sim.outside import connector_on
 from p2pweb.sim.scenario import Scenario, Site
 from p2pweb.sim.site_checks import SITE, Asked, SiteChecks
 from p2pweb.sim.visit import NoAnswerError, get
-from p2pweb.sim.whole import EPOCH_S, WholePeer
+from p2pweb.sim.whole import EPOCH_S, WholePeer, site_key
 from p2pweb.sim.world import World
+from p2pweb.store.books import Part
+from p2pweb.store.store import Item
 
 # A publisher tries again, through another peer, after so long, and gives up after so many tries.
 PUBLISH_AGAIN_S = 5.0
@@ -83,6 +87,31 @@ class SiteMaker:
         return head + words.encode()[:size]
 
 
+class _PublisherClient(PeerClient):
+    """Tells when a site's record is acknowledged: its version is live, and not yet read back."""
+
+    def __init__(self, connector: ConnectorFactory, lives: Callable[[], None]) -> None:
+        super().__init__(connector)
+        self._lives = lives
+
+    async def push(
+        self,
+        address: Address,
+        items: Sequence[Item],
+        read: Callable[[Sequence[Part]], Awaitable[Sequence[SegmentData]]],
+        *,
+        place_copies: int | None = None,
+        unasked: bool = False,
+        delta: bytes = b"",
+    ) -> tuple[ItemAnswer, ...]:
+        answers = await super().push(
+            address, items, read, place_copies=place_copies, unasked=unasked, delta=delta
+        )
+        if isinstance(items[0].signed.record, SiteRecord) and answers[0].copies:
+            self._lives()
+        return answers
+
+
 class _Silent:
     """Nobody watches how far a publish is."""
 
@@ -102,12 +131,12 @@ class SiteVisitors:
         self._site = scenario.site
         self._faults = scenario.faults
         self._ledger = ledger
-        self._checks = SiteChecks(ledger)
+        liars = scenario.hostile
+        self._checks = SiteChecks(ledger, among_liars=bool(liars.share or liars.sybils))
         self._rng = random.Random(f"workload {seed}")
         self._publisher_rng = random.Random(f"publishing {seed}")
         self._maker = SiteMaker(scenario.site, random.Random(f"site {seed}"))
-        key_seed = random.Random(f"key {seed}").randbytes(SEED_BYTES)
-        self._key = SiteKey(key_seed)
+        self._key = site_key(seed)
         self._directory = folder / "published"
         self._loop = world.network.loop
         self._host = world.network.add_host()
@@ -116,6 +145,9 @@ class SiteVisitors:
         # Of the newest version that was published.
         self._files: dict[str, bytes] = {}
         self._under_way: dict[asyncio.Task[None], None] = {}
+        self._newest_after_s = scenario.expected.newest_after_s
+        # When each generation's site record was acknowledged.
+        self._lived: list[tuple[float, int]] = []
         self._watches_news = scenario.expected.news_s is not None
         self.surveys: list[Survey] = []
         self.arrivals: list[Arrival] = []
@@ -193,7 +225,7 @@ class SiteVisitors:
             path = self._rng.choice(self._paths)
         gzip = self._rng.random() < GZIP_SHARE
         network, host, life = self._world.network, peer.host, peer.host.life
-        expected = self._ledger.newest(SITE)
+        expected = self._expected()
         asked = Asked(path, host.ip, peer.disk, self._loop.time(), expected)
         before, seqs = self._live(), [live_seq(peer.folder)]
         url_path = path.removesuffix("index.html")
@@ -219,6 +251,13 @@ class SiteVisitors:
         seqs.append(live_seq(peer.folder))
         self._checks.answered(asked, answer, self._loop.time(), seqs, is_held)
 
+    def _expected(self) -> int:
+        """The newest generation that whoever is asked now has had the time to hear of."""
+        if self._newest_after_s is None:
+            return self._ledger.newest(SITE)
+        since_s = self._loop.time() - self._newest_after_s
+        return max((number for at_s, number in self._lived if at_s <= since_s), default=0)
+
     # --- publishing ---
 
     async def _publish_at_rate(self, rate: float, end_s: float) -> None:
@@ -238,7 +277,8 @@ class SiteVisitors:
         for tries in range(1, PUBLISHES_MAX + 1):
             if peers := self._live():
                 try:
-                    summary = await self._publish_through(self._publisher_rng.choice(peers))
+                    peer = self._publisher_rng.choice(peers)
+                    summary = await self._publish_through(peer, generation)
                 except P2PWebError:
                     pass
                 else:
@@ -261,7 +301,7 @@ class SiteVisitors:
             await asyncio.sleep(NEWS_STEP_S)
         self._ledger.news_s.append(self._loop.time() - began_s)
 
-    async def _publish_through(self, peer: WholePeer) -> Summary:
+    async def _publish_through(self, peer: WholePeer, generation: int) -> Summary:
         options = PublishOptions(
             directory=self._directory,
             peer=peer.address,
@@ -269,7 +309,10 @@ class SiteVisitors:
             copies=self._site.copies,
             encoders=1,
         )
-        client = PeerClient(connector_on(self._world.network, self._host))
+        client = _PublisherClient(
+            connector_on(self._world.network, self._host),
+            lambda: self._lived.append((self._loop.time(), generation)),
+        )
         try:
             return await publish(
                 options, client, _Silent(), self._wall, self._publisher_rng, self._run

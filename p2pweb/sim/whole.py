@@ -17,6 +17,7 @@ from pathlib import Path
 from p2pweb.address import Address
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import RemoteError
+from p2pweb.keys import SEED_BYTES, SiteKey
 from p2pweb.node import PeerNode, PeerOptions, start_peer
 from p2pweb.sim.network import Host, Network
 from p2pweb.sim.outside import Inline, connector_on
@@ -29,6 +30,11 @@ STARTS_MAX = 20
 START_AGAIN_S = 5.0
 # What peers say of their room must not depend on the machine that a run is on.
 FREE_BYTES = 1e12
+
+
+def site_key(seed: int) -> SiteKey:
+    """The key of the site that whole peers keep in a run."""
+    return SiteKey(random.Random(f"key {seed}").randbytes(SEED_BYTES))
 
 
 class Graveyard:

@@ -6,17 +6,19 @@ import asyncio
 import heapq
 import math
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import cast
 
 from p2pweb.dht.contact import ID_BYTES, NodeId, distance, key_for
-from p2pweb.sim.hostile import HostilePeer
+from p2pweb.records import site_name
+from p2pweb.sim.hostile import HostilePeer, Kind
+from p2pweb.sim.impostor import Impostor, Loot
 from p2pweb.sim.network import Host, Network
 from p2pweb.sim.peers import OurPeer, SimPeer, StockPeer
 from p2pweb.sim.scenario import Fault, Scenario, Sessions, settings_of
 from p2pweb.sim.values import Publisher, name_of
-from p2pweb.sim.whole import Graveyard, WholePeer
+from p2pweb.sim.whole import Graveyard, WholePeer, site_key
 
 # Addresses that a newcomer is told to join by.
 JOIN_BY = 2
@@ -42,6 +44,8 @@ class World:
         self._scenario = scenario
         self._folder = folder
         self._graveyard = Graveyard(network.loop)
+        self._site = site_key(seed).site
+        self._loot = Loot()
         self._settings = settings_of(scenario)
         self._seed = seed
         self._choice = random.Random(f"choice {seed}")
@@ -65,7 +69,9 @@ class World:
             await asyncio.sleep(1.0 / self._scenario.joins_per_s)
             progress(number / peers)
         await asyncio.gather(*joining)
-        await self._surround(name_of(0), self._scenario.hostile.sybils)
+        is_whole = self._scenario.peers_are == "whole"
+        name = site_name(self._site) if is_whole else name_of(0)
+        await self._surround(name, self._scenario.hostile.sybils)
 
     async def _surround(self, name: str, count: int) -> None:
         """Have Sybils join between a name's key and the nearest honest peer."""
@@ -76,7 +82,7 @@ class World:
             known = int.from_bytes(key, "big") ^ chance.randrange(1, nearest)
             sybil_id = NodeId(known.to_bytes(ID_BYTES, "big"))
             host = self.network.add_host()
-            gang.append(HostilePeer(self.network, host, chance, "sybil", gang, sybil_id))
+            gang.append(self._liar(host, chance, "colluding", gang, sybil_id))
         await asyncio.gather(*(self._join(sybil) for sybil in gang))
 
     def closest_of_all(self, name: str, count: int) -> list[OurPeer | StockPeer | HostilePeer]:
@@ -92,6 +98,8 @@ class World:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for peer in [one for one in self.live if isinstance(one, WholePeer)]:
             self.crash(peer)
+        for liar in [one for one in self.hostile if isinstance(one, Impostor)]:
+            await liar.close()
         await self._graveyard.emptied()
 
     def crash(self, peer: SimPeer) -> None:
@@ -195,8 +203,21 @@ class World:
         hostile = self._scenario.hostile
         # The first is always honest: others join by it.
         if number and self._choice.random() < hostile.share:
-            return HostilePeer(self.network, host, self._chance(), hostile.kind, self.hostile)
+            return self._liar(host, self._chance(), hostile.kind, self.hostile)
         return self._make(host, number)
+
+    def _liar(
+        self,
+        host: Host,
+        chance: random.Random,
+        kind: Kind,
+        gang: Sequence[HostilePeer],
+        known: NodeId | None = None,
+    ) -> HostilePeer:
+        network = self.network
+        if self._scenario.peers_are == "whole":
+            return Impostor(network, host, chance, kind, gang, known, self._site, self._loot)
+        return HostilePeer(network, host, chance, kind, gang, known)
 
     def _make(self, host: Host, number: int) -> SimPeer:
         kind = self._scenario.peers_are
