@@ -420,6 +420,8 @@ class PeerNode:
         if self.holdings.home is None and not await self._ask_home_of(self._options.join):
             known = [one.address for one in self._state.known()[:REMEMBERED_ASKED]]
             await self._ask_home_of(known)
+            # The first of its network, whose others are gone, has nobody else to ask.
+            self._has_asked_home |= not self._options.join
 
     async def _ask_home_of(self, peers: Sequence[Address]) -> bool:
         """Take the home site of the first of these that knows one; whether any answered."""

@@ -259,7 +259,7 @@ class _Attempt:
         record = signed.record
         assert isinstance(record, SiteRecord)  # noqa: S101 - `live_site` sees to it
         blob = record.manifest
-        data = await self._update_published(blob) or await self._fetch(blob)
+        data = await self._update_published(record) or await self._fetch(blob)
         if data is None:
             raise RemoteError(
                 f"{format_address(self._peer)} knows version {record.seq} of the site, and does "
@@ -270,15 +270,21 @@ class _Attempt:
         except InvalidManifestError as error:
             raise RemoteError(f"the live version's manifest makes no sense: {error}") from None
 
-    async def _update_published(self, blob: BlobId) -> bytes | None:
+    async def _update_published(self, record: SiteRecord) -> bytes | None:
         """A manifest, made of the one that was published last from here and of what changed since;
         None where it is to be fetched whole."""
-        folder = self._options.manifests
-        kept = await self._run(lambda: read_published(folder, self._key.site)) if folder else None
+        folder, blob = self._options.manifests, record.manifest
+        if folder is None or blob.size_bytes <= WHOLE_BYTES_MAX:
+            return None
+        kept = await self._run(lambda: read_published(folder, self._key.site))
         if kept is None:
             return None
         base, base_root = kept
-        deltas = await self._client.deltas(self._peer, blob.root, base_root)
+        versions = record.seq - base.seq
+        try:
+            deltas = await self._client.deltas(self._peer, blob, base_root, versions)
+        except RemoteError:
+            return None  # The peer is asked for the whole of it, and tells what is the matter.
         return await self._run(lambda: rebuild(base, deltas, blob))
 
     async def _fetch(self, blob: BlobId) -> bytes | None:

@@ -6,7 +6,6 @@ holds is believed only as far as its root is that of a signed record.
 
 import contextlib
 import logging
-import os
 from pathlib import Path
 
 from p2pweb.blobs import blob_of
@@ -32,7 +31,7 @@ def read_published(folder: Path, site: SiteId) -> tuple[Manifest, bytes] | None:
 def keep_published(folder: Path, site: SiteId, manifest: bytes) -> None:
     """Keep a manifest's bytes in the place of those before. A disk that fails costs no more than
     fetching them next time."""
-    new = folder / f".{site}.{os.getpid()}"
+    new = folder / f".{site}.new"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         new.write_bytes(manifest)

@@ -156,7 +156,8 @@ class Sites:
         if known.version is None and refresh is not None:
             await asyncio.shield(refresh)
         if known.version is None and (why := known.fault or known.doubt) is not None:
-            raise why
+            # Not the same one for all, which would keep what led each of them here.
+            raise UnavailableError(str(why))
         if known.version is not None and known.refreshed_at is not None and not known.has_news:
             known.lease.end()
             known.lease = Lease(known.refreshed_at + REFRESH_S)
@@ -400,7 +401,8 @@ class Sites:
         data = None
         if before is not None:
             root = before.record.manifest_root
-            data = await self._reader.updated(source, before.manifest, root)
+            versions = record.seq - before.record.seq
+            data = await self._reader.updated(source, before.manifest, root, versions)
         if data is None:
             data = await self._reader.read_all(source)
         try:

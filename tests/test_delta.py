@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -28,6 +30,7 @@ from peer_processes import (
 from test_holders import Around, served
 
 from p2pweb.blobs import BlobId, blob_of, segments_of
+from p2pweb.cli.places import cache_home
 from p2pweb.delta import WHOLE_BYTES_MAX, InvalidDeltaError, base_of, delta_of, rebuild
 from p2pweb.dht.overlay import Overlay
 from p2pweb.exchange import wire
@@ -121,23 +124,26 @@ def test_what_had_better_go_whole_has_no_delta() -> None:
     "wrong",
     [
         b"",
-        b"\xc1",
-        msgspec.msgpack.encode([1, b"short", 2, [], []]),
-        msgspec.msgpack.encode([2, bytes(32), 2, [], []]),
-        msgspec.msgpack.encode([1, bytes(32), 2, ["/a"], "entries"]),
+        bytes(32),
+        bytes(32) + b"\xc1",
+        bytes(32) + msgspec.msgpack.encode([2, 2, [], []]),
+        bytes(32) + msgspec.msgpack.encode([1, 2, ["/a"], "entries"]),
     ],
 )
 def test_bytes_that_are_no_delta_make_nothing(wrong: bytes) -> None:
-    with pytest.raises(InvalidDeltaError):
-        base_of(wrong)
     assert rebuild(site(1), [wrong], blob(site(2, 5))) is None
+
+
+def test_a_delta_without_a_base_is_none() -> None:
+    with pytest.raises(InvalidDeltaError):
+        base_of(bytes(32))
 
 
 def test_a_delta_that_leads_elsewhere_makes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     base, later = site(1), site(2, 5)
     assert rebuild(base, [between(base, site(2, 6))], blob(later)) is None
     monkeypatch.setattr("p2pweb.manifest.MANIFEST_BYTES_MAX", 1_000)
-    delta = msgspec.msgpack.encode([1, blob_of(b"")[0].root, 2, [], []])
+    delta = bytes(32) + msgspec.msgpack.encode([1, 2, [], []])
     assert rebuild(base, [delta], BlobId(1, bytes(32))) is None
 
 
@@ -219,8 +225,22 @@ async def test_a_delta_that_makes_nothing_here_leaves_the_manifest_wanted() -> N
     async with holding() as (_, service):
         assert (await answer_to(service, second, between(first, second))).parts
     async with holding(first) as (_, service):
-        body = wire.encode_bundle([], delta=between(first, second))
-        assert (await ask(service, wire.PREFIX + "bundle", body)).status == 200
+        for items in ([], [Item(signed(second))] * 2):
+            body = wire.encode_bundle(items, delta=between(first, second))
+            assert (await ask(service, wire.PREFIX + "bundle", body)).status == 400
+
+
+@pytest.mark.parametrize("replayed", [1, 2])
+async def test_of_a_record_that_is_no_news_nothing_is_made(
+    replayed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [site(1), site(2, 5)]
+    monkeypatch.setattr("p2pweb.exchange.service.rebuild", None)
+    async with holding(*versions) as (store, service):
+        delta = between(site(1), site(3, 9)) if replayed == 1 else between(*versions)
+        answer = await answer_to(service, versions[replayed - 1], delta)
+        assert answer.state == "held" if replayed == 2 else answer.state == "stale"
+        assert store.live_seq(KEY.site) == 2
 
 
 async def test_deltas_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +330,43 @@ async def test_a_follower_catches_up_by_so_many_deltas_at_most(
     monkeypatch.setattr("p2pweb.exchange.client.DELTAS_MAX", 1)
     first, second, third = site(1), site(2, 5), site(3, 9)
     async with holding(first, second, third) as (holder, _):
-        assert await kinds_asked(holder, first) == ["delta", "delta", "blob"]
+        assert await kinds_asked(holder, first) == ["delta", "blob"]
+
+
+async def test_deltas_that_are_too_many_bytes_in_all_are_given_up() -> None:
+    versions = [site(number, *range(40 * number, 40 * number + 40)) for number in range(1, 5)]
+    assert all(between(*pair) for pair in pairwise(versions))
+    async with holding(*versions) as (holder, _):
+        assert await kinds_asked(holder, versions[0]) == ["delta", "delta", "blob"]
+
+
+async def test_a_holder_that_dawdles_with_deltas_holds_up_nobody_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2pweb.exchange.holders.DELTAS_S", 0.05)
+    asked = []
+
+    async def dawdle(*_: object) -> list[bytes]:
+        asked.append(1)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(PeerClient, "deltas", dawdle)
+    async with holding(site(1), site(2, 5)) as (holder, _):
+        assert await kinds_asked(holder, site(1)) == ["blob"]
+    assert asked == [1]
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/u"))
+    assert cache_home() == Path("/home/u/.cache/p2pweb")
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache_home() is None
 
 
 # With real peers

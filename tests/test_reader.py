@@ -50,6 +50,13 @@ class SecondSegment(EmptyStore):
         return segment == 1
 
 
+class LostSegment(SecondSegment):
+    """A disk that has lost it."""
+
+    def read_block(self, blob: BlobId, block: int) -> None:
+        return None
+
+
 class Holder:
     """The one peer that has everything, as client and overlay know it; it answers when it may."""
 
@@ -159,6 +166,16 @@ async def test_what_is_on_this_disk_is_not_fetched_ahead() -> None:
             await read_block(content, block)
     fetched = {block // SEGMENT_BLOCKS for group in holder.asked for block in group}
     assert fetched == {0, 2, 3}
+    assert len(holder.asked) <= 4 + 3 * SEGMENT_BLOCKS // FETCH_BLOCKS
+
+
+async def test_what_this_disk_has_lost_does_not_end_reading_ahead() -> None:
+    holder = Holder()
+    async with reading(holder, LostSegment()) as reader:
+        content = reader.open(source(1))
+        for block in range(SIZE_BYTES // BLOCK_BYTES):
+            await read_block(content, block)
+    assert len(holder.asked) <= 4 + SIZE_BYTES // BLOCK_BYTES // FETCH_BLOCKS
 
 
 async def test_crowd_of_readers_fetches_hardly_more_than_it_reads(

@@ -75,6 +75,16 @@ def test_a_peer_that_has_not_heard_which_site_is_its_home_is_in_doubt(tmp_path: 
         wait_for_status(second, 404)
 
 
+def test_the_first_peer_whose_companions_are_gone_is_ready_for_a_site(tmp_path: Path) -> None:
+    with network(tmp_path / "peers", 2) as (first, second):
+        wait_for_status(second, 404)
+        second.kill_9()
+        first.stop()
+        first.start()
+        wait_for_status(first, 404)
+        assert b"p2pweb publish" in first.get("/").body
+
+
 def forget(peer: PeerProcess) -> None:
     """Have it know its id, its home and the others, and that it has served anything no more."""
     path = peer.data / "peer.json"

@@ -12,8 +12,12 @@ def data_home() -> Path:
     return _xdg("XDG_DATA_HOME", ".local/share") / "p2pweb"
 
 
-def cache_home() -> Path:
-    return _xdg("XDG_CACHE_HOME", ".cache") / "p2pweb"
+def cache_home() -> Path | None:
+    """None where this user has no home."""
+    try:
+        return _xdg("XDG_CACHE_HOME", ".cache") / "p2pweb"
+    except RuntimeError:
+        return None
 
 
 def _xdg(variable: str, default: str) -> Path:

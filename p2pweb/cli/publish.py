@@ -68,13 +68,14 @@ def publish_command(
     through another peer; 1: not live.
     """
     made: list[KeyFile] = []
+    cache = cache_home()
     options = PublishOptions(
         directory=directory,
         peer=peer,
         key=lambda: _key_for(directory, key, made, dry_run=dry_run),
         copies=copies,
         dry_run=dry_run,
-        manifests=cache_home() / "manifests",
+        manifests=cache / "manifests" if cache else None,
     )
     if key is not None and _exists(key):
         load_key_file(key)  # A wrong file is told before anything else is done.

@@ -23,7 +23,7 @@ from p2pweb.blobs import (
     check_block,
     check_hashes,
 )
-from p2pweb.delta import DELTA_BYTES_MAX, InvalidDeltaError, base_of
+from p2pweb.delta import SHARE_MAX, InvalidDeltaError, base_of
 from p2pweb.errors import BusyError, NotAPeerError, RemoteError
 from p2pweb.exchange import wire
 from p2pweb.exchange.authorization import ANSWER_FIELD, DATE_WINDOW_S, Prover
@@ -309,20 +309,27 @@ class PeerClient:
             limit_bytes=wire.BUNDLE_BYTES_MAX,
         )
 
-    async def deltas(self, address: Address, root: bytes, base_root: bytes) -> list[bytes]:
-        """What leads from the manifest with `base_root` to the one with `root` (32 bytes each), in
-        order; empty where that peer does not know. Nothing is proved yet."""
+    async def deltas(
+        self, address: Address, blob: BlobId, base_root: bytes, versions: int
+    ) -> list[bytes]:
+        """What leads in so many versions from the manifest with `base_root` (32 bytes) to that one,
+        in order; empty where that peer does not know, or where it would be more than a quarter of
+        the manifest. Nothing is proved yet."""
 
         def decode(data: bytes) -> tuple[bytes, bytes]:
             return base_of(data), data
 
         found: list[bytes] = []
+        root, left_bytes = blob.root, int(SHARE_MAX * blob.size_bytes)
         while root != base_root:
+            if len(found) >= min(versions, DELTAS_MAX) or left_bytes <= 0:
+                return []
             path = wire.delta_path(root)
-            step = await self._ask(address, "GET", path, decode, limit_bytes=DELTA_BYTES_MAX)
-            if step is None or len(found) == DELTAS_MAX:
+            step = await self._ask(address, "GET", path, decode, limit_bytes=left_bytes)
+            if step is None:
                 return []
             root, delta = step
+            left_bytes -= len(delta)
             found.insert(0, delta)
         return found
 

@@ -12,6 +12,7 @@ one is asked once, for a bounded time; if nothing comes of it, the holder has to
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,8 @@ KNOWN_KEYS_MAX = 4_096
 KNOWN_HOLDERS_MAX = 4
 # Holders asked for deltas, before a manifest is fetched whole.
 DELTA_HOLDERS_MAX = 3
+# And how long that may take: a manifest of 1 MiB takes no longer on most ways.
+DELTAS_S = 2.0
 # Lookups for more holders of what is being read, beside the reading.
 LEARNING_MAX = 4
 # A peer that was pointed to may just be getting the bytes itself, over a few others. At least so
@@ -120,17 +123,25 @@ class Holders:
             self._learn_soon(key)
         return blocks
 
-    async def deltas(self, key: bytes, root: bytes, base_root: bytes) -> list[bytes] | None:
-        """What leads from one manifest to the one with this key, as `PeerClient.deltas`; None where
-        the first few asked do not know."""
-
-        async def ask(address: Address) -> list[bytes] | None:
-            return await self._client.deltas(address, root, base_root) or None
-
-        try:
-            return await self._first(key, ask, asked_max=DELTA_HOLDERS_MAX)
-        except UnavailableError:
-            return None
+    async def deltas(
+        self, key: bytes, blob: BlobId, base_root: bytes, versions: int
+    ) -> list[bytes]:
+        """As `PeerClient.deltas`, of the first few holders; empty where they do not know, or do not
+        say so soon. Whoever has none may well have the whole."""
+        with contextlib.suppress(TimeoutError):
+            async with (
+                asyncio.timeout(DELTAS_S),
+                contextlib.aclosing(self._holders(key)) as holders,
+            ):
+                for _ in range(DELTA_HOLDERS_MAX):
+                    address = await anext(holders, None)
+                    if address is None:
+                        break
+                    with contextlib.suppress(RemoteError):
+                        found = await self._client.deltas(address, blob, base_root, versions)
+                        if found:
+                            return found
+        return []
 
     def remember(self, key: bytes, address: Address) -> None:
         """Ask there first for the bytes that belong to a key (20 bytes)."""
@@ -146,7 +157,6 @@ class Holders:
         key: bytes,
         ask: Callable[[Address], Awaitable[T | None]],
         took: Rtt | None = None,
-        asked_max: int | None = None,
     ) -> T:
         """What the first holder answers, the next one being asked whenever one fails or dawdles."""
         clock = asyncio.get_running_loop().time
@@ -175,7 +185,6 @@ class Holders:
 
         try:
             while True:
-                exhausted = exhausted or len(asked) == asked_max
                 may_seek = not seeking and not exhausted and waiting < HEDGES_MAX
                 if may_seek and (overtake or not waiting):
                     tasks.append(asyncio.ensure_future(seek()))

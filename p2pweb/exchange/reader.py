@@ -28,7 +28,7 @@ from p2pweb.delta import WHOLE_BYTES_MAX, rebuild
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange.block_cache import BlockCache
-from p2pweb.exchange.client import READ_IDLE_S, PeerClient
+from p2pweb.exchange.client import DELTAS_MAX, READ_IDLE_S, PeerClient
 from p2pweb.exchange.holders import Holders
 from p2pweb.manifest import Manifest
 from p2pweb.store.store import Store
@@ -115,12 +115,14 @@ class BlobReader:
         size_bytes = source.blob.size_bytes
         return b"".join([chunk async for chunk in self.chunks(source, 0, size_bytes)])
 
-    async def updated(self, source: Source, base: Manifest, base_root: bytes) -> bytes | None:
-        """The blob of a later manifest, made of an earlier one, whose blob has `base_root`; None
-        where it is to be read whole."""
-        if source.blob.size_bytes <= WHOLE_BYTES_MAX or source.blob.root == base_root:
+    async def updated(
+        self, source: Source, base: Manifest, base_root: bytes, versions: int
+    ) -> bytes | None:
+        """The blob of a manifest so many versions later, made of an earlier one, whose blob has
+        `base_root`; None where it is to be read whole."""
+        if source.blob.size_bytes <= WHOLE_BYTES_MAX or not 1 <= versions <= DELTAS_MAX:
             return None
-        deltas = await self._holders.deltas(source.key_of(0), source.blob.root, base_root)
+        deltas = await self._holders.deltas(source.key_of(0), source.blob, base_root, versions)
         return await self._run(lambda: rebuild(base, deltas, source.blob)) if deltas else None
 
     async def chunks(self, source: Source, start: int, stop: int) -> AsyncIterator[memoryview]:
@@ -230,16 +232,15 @@ class BlobReader:
         It waits in the cache.
         """
         blob, block = source.blob, group.start
-        # Of a long file some segments are on this disk, which may well be where they are alone.
-        if self._cached(blob, block) or self._is_on_disk(blob, block // SEGMENT_BLOCKS):
+        if self._cached(blob, block):
             return True
         if len(self._fetches) >= BLOCKS_AHEAD_MAX:
             return False
         self._start_fetch(source, group)
         return True
 
-    def _is_on_disk(self, blob: BlobId, segment: int) -> bool:
-        return bool(_if_sound(lambda: self._store.has(blob, segment)))
+    def _is_on_disk(self, blob: BlobId, block: int) -> bool:
+        return bool(_if_sound(lambda: self._store.has(blob, block // SEGMENT_BLOCKS)))
 
     async def _fetch_now(
         self, source: Source, group: range, awaited: dict[int, asyncio.Future[None]]
@@ -356,8 +357,12 @@ class BlobContent:
             and self._due <= block < self._next < end
         ):
             following = _group(self._next, min(self._next + FETCH_BLOCKS, end))
-            if reader._fetch_ahead(self._source, following):
+            # Of a long file some segments are on this disk, which may be where they are alone.
+            is_here = reader._is_on_disk(blob, following.start)
+            if is_here or reader._fetch_ahead(self._source, following):
                 self._due, self._next = following.start, following.stop
+            if is_here:
+                self._fetched_from = following.stop
         offset = block * BLOCK_BYTES
         return memoryview(data)[start - offset : stop - offset]
 

@@ -16,7 +16,7 @@ import msgspec
 
 from p2pweb.address import Address
 from p2pweb.blobs import InvalidBlockError, SegmentData, segments_of
-from p2pweb.delta import rebuild
+from p2pweb.delta import InvalidDeltaError, base_of, rebuild
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange import wire
 from p2pweb.exchange.authorization import Gate
@@ -237,7 +237,7 @@ class PeerService:
                     )
                 segments = bundle.segments() + await self._rebuilt(bundle, items)
                 outcomes = await self._keep(items, segments)
-        except (InvalidMessageError, InvalidBlockError) as error:
+        except (InvalidMessageError, InvalidBlockError, InvalidDeltaError) as error:
             return _plain(400, str(error))
         except OSError as error:
             log.error("this peer's disk refused a write: %s", error)
@@ -274,15 +274,22 @@ class PeerService:
     async def _rebuilt(
         self, bundle: wire.Bundle, items: Sequence[Item | Refused]
     ) -> list[SegmentData]:
-        """The manifest that a bundle has the delta of; none where this peer cannot make it."""
-        records = [one.signed.record for one in items if isinstance(one, Item)]
-        site = next((record for record in records if isinstance(record, SiteRecord)), None)
-        base = self._store.newest_manifest(site.site) if bundle.delta and site else None
-        if base is None or site is None:
+        """The manifest that a bundle has the delta of; none where this peer cannot make it, or need
+        not."""
+        if not bundle.delta:
             return []
-        delta, blob = bundle.delta, site.manifest
-        data = await self._run(lambda: rebuild(base, [delta], blob))
-        return segments_of(data) if data is not None else []
+        if len(items) != 1:
+            raise InvalidMessageError("a delta comes with one site's record alone")
+        (item,) = items
+        if isinstance(item, Refused) or not isinstance(item.signed.record, SiteRecord):
+            return []
+        # Others may send old records again, and again, with any delta.
+        live = self._store.version_before(item.signed)
+        root = live.signed.record.blobs[0].root if live else None
+        if live is None or live.manifest is None or base_of(bundle.delta) != root:
+            return []
+        base, delta, blob = live.manifest, bundle.delta, item.signed.record.manifest
+        return await self._run(lambda: _segments(rebuild(base, [delta], blob)))
 
     async def _read_body(self, body: RequestBody, pieces: list[bytes], limit_bytes: int) -> bool:
         """Read a body into `pieces`; False where others leave no room for it."""
@@ -336,6 +343,10 @@ class PeerService:
         if not self._duties.takes(site):
             return Refused(f"this peer does not store the site {site}")
         return None
+
+
+def _segments(data: bytes | None) -> list[SegmentData]:
+    return segments_of(data) if data is not None else []
 
 
 def _copies(store: Store, wanted: Sequence[tuple[bytes, bool]]) -> bytes:

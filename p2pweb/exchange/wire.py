@@ -229,8 +229,8 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class Bundle(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Records (not yet verified) and segments (not yet proved), and the copies wanted of each.
 
-    In the place of the manifest of a site's record, the only one among the items, there may be its
-    `delta` from an earlier one.
+    In the place of the manifest of a site's record, which is then the only item, there may be its
+    `delta` from the version before.
     """
 
     items: Annotated[tuple[_Item, ...], msgspec.Meta(max_length=BUNDLE_ITEMS_MAX)]

@@ -608,10 +608,10 @@ class Store:
         live = self._live.get(signed.record.site)
         return live.manifest if live is not None and live.signed == signed else None
 
-    def newest_manifest(self, site: SiteId) -> Manifest | None:
-        """The manifest of the live version; None where none is here."""
-        live = self._live.get(site)
-        return live.manifest if live is not None else None
+    def version_before(self, signed: Signed) -> LiveVersion | None:
+        """The live version, where this record is a newer one's; None where none is here."""
+        live = self._live.get(signed.record.site)
+        return live if live is not None and order_of(signed) > order_of(live.signed) else None
 
     def delta(self, root: bytes) -> bytes | None:
         """How the manifest with this root (32 bytes) differs from the one before it (`delta`); None
