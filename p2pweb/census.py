@@ -155,6 +155,7 @@ class Census:
         # The others that keep the site, be they silent just now.
         self._keeping: set[NodeId] = set()
         self._shortage = Shortage()
+        self._begun = 0.0
         # When the next count is, and before which time there is none.
         self._at = 0.0
         self._not_before = 0.0
@@ -167,7 +168,8 @@ class Census:
     def start(self) -> asyncio.Task[None]:
         """Begin to count every now and then; the task that goes on with it."""
         # Peers that started together do not count together.
-        self._at = asyncio.get_running_loop().time() + PERIOD_S * self._rng.uniform(0.1, 1.0)
+        self._begun = asyncio.get_running_loop().time()
+        self._at = self._begun + PERIOD_S * self._rng.uniform(0.5, 1.0)
         self._task = asyncio.ensure_future(self._keep_counting())
         return self._task
 
@@ -182,7 +184,10 @@ class Census:
         """A peer came or went."""
         if isinstance(event, ContactDown):
             at = asyncio.get_running_loop().time() + AFTER_GONE_S * self._rng.uniform(1.0, 1.25)
-            self._at = min(self._at, max(at, self._not_before))
+            # A peer that has just begun has not saved up for a count yet.
+            asked = min(len(self._overlay.contacts()), ASKED_MAX)
+            not_before = max(self._not_before, self._begun + asked * ASK_BYTES / BYTES_PER_S)
+            self._at = min(self._at, max(at, not_before))
             self._sooner.set()
 
     async def held(self, site: SiteId, seq: int) -> bytes | None:

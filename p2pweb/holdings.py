@@ -66,7 +66,13 @@ class Holdings:
         except CorruptError as error:
             log.warning("%s", error)
             return None
-        return HeldValue(kept.signed.value, {"has": kept.has_bytes}) if kept else None
+        if kept is None:
+            return None
+        extra = {"has": kept.has_bytes}
+        if isinstance(kept.signed.record, SiteRecord):
+            # Whoever asks need not ask by HTTP too.
+            extra["keeps"] = self.keeps(kept.signed.record.site)
+        return HeldValue(kept.signed.value, extra)
 
     def store(self, key: bytes, value: bytes, sender: Address) -> bool | Mapping[str, str | int]:
         """Keep a record that came by UDP. Its bytes come by HTTP, if this peer is to have them."""

@@ -24,9 +24,10 @@ log = logging.getLogger("p2pweb.news")
 # and to so many next to it: where ids lie close together, chance hits hardly any of them.
 FAR = 6
 NEAR = 6
-# Contacts that come back are told so often, one of them: a STORE is some 350 bytes, and where half
-# of a thousand peers come back at one time, one in five seconds from each is plenty.
-REMIND_S = 5.0
+# Contacts that come back are told so often, one of them: a STORE is some 350 bytes, whoever was
+# restarted has asked by itself, and where half of a network comes back at one time, each of the
+# others tells one of them at once, and those tell the rest.
+REMIND_S = 60.0
 # Sites of which news is remembered: those that a peer keeps are few.
 SITES_MAX = 256
 
@@ -34,11 +35,19 @@ SITES_MAX = 256
 class News:
     """The telling side of one peer; `close` ends what is under way."""
 
-    def __init__(self, overlay: Overlay, rng: Rng, is_behind: Callable[[SiteId], None]) -> None:
-        """`is_behind` is told of a site of which somebody has a newer version than was told."""
+    def __init__(
+        self,
+        overlay: Overlay,
+        rng: Rng,
+        is_behind: Callable[[SiteId], None],
+        keeper: Callable[[SiteId, Contact], None],
+    ) -> None:
+        """`is_behind` is told of a site of which somebody has a newer version than was told,
+        `keeper` of whoever keeps a site."""
         self._overlay = overlay
         self._rng = rng
         self._is_behind = is_behind
+        self._keeper = keeper
         self._newest: dict[SiteId, Signed] = {}
         self._tellings: set[asyncio.Task[None]] = set()
         self._reminded_at = -math.inf
@@ -53,6 +62,15 @@ class News:
 
         Not to whoever told of it.
         """
+        is_news = self.know(signed)
+        if is_news:
+            for contact in self._audience(teller):
+                self._begin(contact, signed)
+        return is_news
+
+    def know(self, signed: Signed) -> bool:
+        """Note a site's record, to tell those that turn out to be behind; False where it is none
+        that is newer than the last."""
         site = signed.record.site
         newest = self._newest.get(site)
         if newest is not None and order_of(newest) >= order_of(signed):
@@ -61,13 +79,17 @@ class News:
         self._newest[site] = signed
         while len(self._newest) > SITES_MAX:
             del self._newest[next(iter(self._newest))]
-        for contact in self._audience(teller):
-            self._begin(contact, signed)
         return True
 
+    def compare(self, contact: Contact, signed: Signed) -> None:
+        """A contact has this record of a site: where it is behind, it is reminded."""
+        newest = self._newest.get(signed.record.site)
+        if newest is not None and order_of(newest) > order_of(signed):
+            self.remind(contact)
+
     def remind(self, contact: Contact) -> None:
-        """Tell a contact that was away, so that two halves of a network that meet again converge:
-        one such contact now and then, which tells others."""
+        """Tell a contact that was away or is behind, so that two halves of a network that meet
+        again converge: one such contact now and then, which tells others."""
         now = asyncio.get_running_loop().time()
         if now - self._reminded_at >= REMIND_S:
             self._reminded_at = now
@@ -92,7 +114,11 @@ class News:
             answer = await self._overlay.store(contact, record_key(signed.record), signed.value)
         except OverlayClosedError:
             return
-        if isinstance(answer, dict) and isinstance(seq := answer.get("stale"), int):
+        if not isinstance(answer, dict):
+            return
+        if "want" in answer or "stale" in answer:
+            self._keeper(signed.record.site, contact)
+        if isinstance(seq := answer.get("stale"), int):
             where, record = format_address(contact.address), signed.record
             if seq > record.seq:
                 log.debug("%s knows version %d of %s", where, seq, record.site)

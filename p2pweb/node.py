@@ -25,7 +25,7 @@ from p2pweb.blobs import SegmentData
 from p2pweb.census import Census
 from p2pweb.checkup import Checkup, Place, Reacher
 from p2pweb.clock import Entropy, WallClock
-from p2pweb.dht.contact import ID_BYTES, canonical_host
+from p2pweb.dht.contact import ID_BYTES, Contact, canonical_host
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
 from p2pweb.dht.overlay import Overlay
 from p2pweb.dht.seal import Seal
@@ -47,12 +47,8 @@ from p2pweb.listening import GRACE_S, listen_fault, server_limits, urls_of
 from p2pweb.news import News
 from p2pweb.peer_state import CONTACTS_MAX, PeerState, read_peer_state, write_peer_state
 from p2pweb.records import (
-    InvalidRecordError,
     Signed,
     SiteRecord,
-    dht_key,
-    open_record,
-    site_name,
 )
 from p2pweb.repair import Repair
 from p2pweb.replication import Replication
@@ -82,9 +78,6 @@ FOLLOW_S = 300.0
 # A peer that was away asks the peers that it knew for a newer version of its site before it serves
 # anything, and no longer than this: all of them may be gone.
 CATCH_UP_S = 2.0
-# Of them so many anywhere are asked for it beside those that its record is with: where half of all
-# are hostile, all of these are once in 250 starts.
-CAUGHT_UP_BY = 8
 # Contacts are saved so long after one came or went, so that many at once are one write.
 SAVE_AFTER_S = 1.0
 # A peer that nobody has answered for so long may be cut off itself, and forgets nobody meanwhile.
@@ -153,7 +146,8 @@ class PeerNode:
         self.node_id = bytes.fromhex(self._state.node_id)
         home = options.home or self._state.home_site
         if home != self._state.home:
-            self._state.home, self._state.served = home, 0
+            self._state.home, self._state.served, self._state.keepers = home, 0, []
+        self._begun_seq = store.live_seq(home) if home is not None else 0
         self.holdings = Holdings(store, home, self._has_home, self._has_news)
         secret = options.secret
         self.overlay = Overlay(
@@ -176,9 +170,10 @@ class PeerNode:
             self.holdings.keeps,
             self._lives,
             lambda site: self._state.served if site == self._state.home else 0,
-            self._is_whole_network,
+            is_alone=self._is_whole_network,
+            keeper=self._found_site,
         )
-        self.news = News(self.overlay, self._rng, self.sites.refresh_soon)
+        self.news = News(self.overlay, self._rng, self.sites.refresh_soon, self._found_keeper)
         self.repair = Repair(
             self.node_id,
             store,
@@ -189,7 +184,10 @@ class PeerNode:
             run=self._run,
             write=self._writer,
             rng=self._rng,
+            remembered=self._state.known(),
         )
+        for keeper in self._state.known_keepers():
+            self.repair.note(keeper, keeps=True)
         self.census = Census(
             self.node_id,
             store,
@@ -313,35 +311,16 @@ class PeerNode:
 
     async def _catch_up(self) -> None:
         """Learn what was published meanwhile, before anything is served: of the peers known."""
+        began_s = asyncio.get_running_loop().time()
         with contextlib.suppress(TimeoutError, UnavailableError):
             async with asyncio.timeout(CATCH_UP_S):
                 if self.holdings.home is None and self._state.contacts:
                     await self._ask_home()
                 home = self.holdings.home
                 if home is not None and self._store.live_seq(home):
-                    # Some of these may be gone: nobody waits for them alone.
-                    beside = asyncio.ensure_future(self._ask_anywhere(home))
-                    try:
-                        await self.sites.fresh(home)
-                    finally:
-                        beside.cancel()
-
-    async def _ask_anywhere(self, home: SiteId) -> None:
-        """Ask some of the peers known for their version: whoever crowds the site's key, which is
-        where all others look for it, has none of these."""
-
-        async def ask(address: Address) -> None:
-            with contextlib.suppress(RemoteError):
-                answer = await self.client.copies(address, [(dht_key(site_name(home)), False)])
-                for item in answer.items if answer is not None else ():
-                    with contextlib.suppress(InvalidRecordError):
-                        signed = open_record(item.value)
-                        if isinstance(signed.record, SiteRecord) and signed.record.site == home:
-                            self.sites.hear(signed, address)
-
-        known = self._state.known()
-        some = self._rng.sample(known, min(len(known), CAUGHT_UP_BY))
-        await asyncio.gather(*(ask(one.address) for one in some))
+                    await self.sites.fresh(home)
+                    if any(one.last_answer > began_s for one in self.overlay.contacts()):
+                        self._follow_at = self._next_follow_s()
 
     async def close(self) -> None:
         """Stop: no new connections, answers in flight finish, the state is saved."""
@@ -371,9 +350,9 @@ class PeerNode:
 
     # --- joining ---
 
-    async def _join(self) -> None:
-        """Enter the network by the peers named."""
-        answered, _ = await asyncio.gather(self._ask_around(), self._ask_home())
+    async def _join(self, *, again: bool = False) -> None:
+        """Enter the network by the peers named; `again` as of `Overlay.join`."""
+        answered, _ = await asyncio.gather(self._ask_around(again=again), self._ask_home())
         if self._options.join and not answered:
             why = await self._why_not_joined()
             # A new peer was most likely given a wrong address; one that knows its site serves it.
@@ -384,7 +363,7 @@ class PeerNode:
             else:
                 log.info("%s; going on with the peers known before", why)
 
-    async def _ask_around(self) -> int:
+    async def _ask_around(self, *, again: bool = False) -> int:
         """Ping the peers to join, and in turn those remembered; how many answered."""
         named = [address for name in self._options.join for address in await _resolve(name)]
         # Those in the overlay's table are asked by it.
@@ -393,7 +372,7 @@ class PeerNode:
         first = self._next_remembered % max(1, len(known))
         self._next_remembered = first + REMEMBERED_ASKED
         turn = [*known[first:], *known[:first]][:REMEMBERED_ASKED]
-        return await self.overlay.join(list(dict.fromkeys([*named, *turn])))
+        return await self.overlay.join(list(dict.fromkeys([*named, *turn])), again=again)
 
     def _is_alone(self) -> bool:
         return not any(contact.proved for contact in self.overlay.contacts())
@@ -444,8 +423,8 @@ class PeerNode:
 
     async def _keep_asking(self, *, joined: bool) -> None:
         if not joined:
-            # Both at once: either those remembered or those named may all be gone.
-            await asyncio.gather(self.overlay.look_around(), self._join())
+            # `repair` looks around among those remembered; they may all be gone.
+            await self._join(again=True)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ASK_AGAIN_S):
@@ -463,9 +442,9 @@ class PeerNode:
             if isinstance(item.signed.record, SiteRecord):
                 self.sites.notice(item.signed.record.site)
                 self.repair.has_version()
-            elif item.signed.record.seq > self._store.live_seq(item.signed.record.site):
-                # A version is on its way. Without the live one this peer could not tell which of
-                # the records that it has are needed.
+            elif item.signed.record.seq > self._store.live_seq(item.signed.record.site) + 1:
+                # A version is on its way, and not the next one. Without the live one this peer
+                # could not tell which of the records that it has are needed.
                 self.sites.refresh_if_old(item.signed.record.site)
 
     def _has_home(self, site: SiteId) -> None:
@@ -491,12 +470,26 @@ class PeerNode:
         elif self.news.spread(signed, teller):
             self.sites.hear(signed, teller)
 
+    def _found_keeper(self, site: SiteId, contact: Contact) -> None:
+        """A contact answered that it keeps a site."""
+        if site == self.holdings.home:
+            self.repair.note(contact, keeps=True)
+
+    def _found_site(self, contact: Contact, signed: Signed) -> None:
+        """A contact answered that it keeps a site, and has this record of it."""
+        self._found_keeper(signed.record.site, contact)
+        self.news.compare(contact, signed)
+
     def _lives(self, signed: Signed) -> None:
         """A version is served from now on."""
         if self.holdings.keeps(signed.record.site):
             self._state.served = signed.record.seq
             self._save_soon()
-            self.news.spread(signed)
+            # What lived here in an earlier run was told to others then.
+            if signed.record.seq <= self._begun_seq:
+                self.news.know(signed)
+            else:
+                self.news.spread(signed)
             self.repair.has_version()
 
     async def _kept_site(self) -> SiteVersion | None:
@@ -508,12 +501,15 @@ class PeerNode:
         if known is not None and now < self._follow_at:
             return known
         is_first = not self._follow_at
-        self._follow_at = now + FOLLOW_S * self._rng.uniform(0.75, 1.25)
+        self._follow_at = self._next_follow_s()
         version = await self.sites.current(home)
         if is_first:
             # The peer that this one joined by may be behind the others.
             self.sites.refresh_soon(home)
         return version
+
+    def _next_follow_s(self) -> float:
+        return asyncio.get_running_loop().time() + FOLLOW_S * self._rng.uniform(0.75, 1.25)
 
     async def _counted_site(self) -> SiteVersion | None:
         """The live version of the home site, without asking anybody."""
@@ -554,7 +550,8 @@ class PeerNode:
         heard = [one.last_answer for one in self.overlay.contacts() if one.proved]
         if not heard or asyncio.get_running_loop().time() - max(heard) > CUT_OFF_S:
             return False
-        self._state = self._state.with_contacts(self.overlay.best_contacts(CONTACTS_MAX))
+        best = self.overlay.best_contacts(CONTACTS_MAX)
+        self._state = self._state.with_contacts(best, self.repair.known_keepers(best))
         return True
 
     def _save_state(self) -> None:

@@ -6,6 +6,7 @@ synced when it is written.
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -28,13 +29,14 @@ class PeerState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`node_id` is 20 bytes in hexadecimal digits, and so is the id that begins each contact.
 
     `served` is the highest seq of the home site that was served: a peer whose database is lost
-    goes back to no version before that.
+    goes back to no version before that. `keepers` are the ids of those contacts that keep it too.
     """
 
     node_id: NodeIdHex
     home: str | None = None
     served: Annotated[int, msgspec.Meta(ge=0)] = 0
     contacts: Annotated[list[_Row], msgspec.Meta(max_length=CONTACTS_MAX)] = []
+    keepers: Annotated[list[NodeIdHex], msgspec.Meta(max_length=CONTACTS_MAX)] = []
 
     @property
     def home_site(self) -> SiteId | None:
@@ -47,10 +49,20 @@ class PeerState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             for known, host, port in self.contacts
         ]
 
-    def with_contacts(self, contacts: list[Contact]) -> "PeerState":
-        """The same peer, knowing these, the most useful first."""
-        rows = [(one.id.hex(), *one.address) for one in contacts[:CONTACTS_MAX]]
-        return msgspec.structs.replace(self, contacts=rows)
+    def known_keepers(self) -> list[Contact]:
+        """Those of the contacts that keep the home site."""
+        keepers = set(self.keepers)
+        return [one for one in self.known() if one.id.hex() in keepers]
+
+    def with_contacts(self, contacts: list[Contact], keepers: Collection[Contact]) -> "PeerState":
+        """The same peer, knowing these, the most useful first, and of whom that they keep the home
+        site."""
+        saved = contacts[:CONTACTS_MAX]
+        return msgspec.structs.replace(
+            self,
+            contacts=[(one.id.hex(), *one.address) for one in saved],
+            keepers=[one.id.hex() for one in saved if one in keepers],
+        )
 
 
 def read_peer_state(path: Path) -> PeerState | None:

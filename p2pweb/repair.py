@@ -13,7 +13,7 @@ import functools
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from p2pweb.address import format_address
 from p2pweb.blobs import InvalidBlockError
@@ -97,9 +97,11 @@ class Repair:
         run: Runner,
         write: Runner,
         rng: random.Random,
+        remembered: Collection[Contact] = (),
     ) -> None:
         """`live` gives the live version of the site that this peer keeps, None where it keeps none
-        or nobody has one. UnavailableError where it cannot be had."""
+        or nobody has one. UnavailableError where it cannot be had. `remembered` are contacts of an
+        earlier run."""
         self._node_id = NodeId(node_id)
         self._store = store
         self._client = client
@@ -109,6 +111,7 @@ class Repair:
         self._run = run
         self._write = write
         self._rng = rng
+        self._remembered = frozenset(remembered)
         self._task: asyncio.Task[None] | None = None
         # When the next round is.
         self._at = 0.0
@@ -161,7 +164,15 @@ class Repair:
     # --- rounds ---
 
     async def _begin(self) -> None:
-        """Meet those who decide what is due here, and fetch meanwhile what most likely is."""
+        """Meet those who decide what is due here, and fetch meanwhile what most likely is.
+
+        Whoever comes back and knew half of its nearest before, or more, has met them.
+        """
+        if self._remembered:
+            near = await self._overlay.look_around(again=True)
+            if near and 2 * len(self._remembered.intersection(near)) >= len(near):
+                return
+            self._overlay.refresh_table()
         near = await self._overlay.find_node(self._node_id, RECORD_COPIES)
         keys = beyond(self._node_id, [one.id for one in near])
         meeting = [self._overlay.find_node(key, RECORD_COPIES) for key in keys]
@@ -323,6 +334,11 @@ class Repair:
     def keepers(self, contacts: Sequence[Contact]) -> list[Contact]:
         """Those that keep the site, as far as is known."""
         return self._neighbours.keepers(contacts)
+
+    def known_keepers(self, contacts: Sequence[Contact]) -> set[Contact]:
+        """Those that are known to keep the site."""
+        now = asyncio.get_running_loop().time()
+        return {one for one in self.keepers(contacts) if self._neighbours.is_known(one, now)}
 
     def spared(self) -> list[NodeId]:
         """Those that left so lately that they may come back."""

@@ -3,11 +3,14 @@
 What they keep is what this peer keeps, or is next in line for. The overlay looks at one contact of
 all every half a minute; this looks at one of the nearest every few seconds, and where one is
 silent at five more: whatever took the one may have taken others. With fewer than one in five gone
-that comes to an end by itself; with more it goes on until all have been looked at.
+that comes to an end by itself; with more it goes on until all have been looked at. Where peers come
+and go all the time that would be so every time, and most of what a peer sends: so these looks are
+saved up for, a few every minute.
 """
 
 import asyncio
 import logging
+import math
 
 from p2pweb.dht.contact import Address, NodeId, distance
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
@@ -19,6 +22,10 @@ NEIGHBOURS = 40
 # One of them every few seconds is some 20 bytes a second.
 EVERY_S = 5.0
 MORE = 5
+# One of those is saved up in so many seconds, 9 bytes a second; at most as many as it takes where
+# half of all have left, until as many as are watched have answered.
+MORE_PAUSE_S = 10.0
+MORE_MAX = 3 * NEIGHBOURS
 # Whoever was heard so lately need not be looked at.
 FRESH_S = 15.0
 
@@ -30,9 +37,14 @@ class Watch:
         self._node_id = NodeId(node_id)
         self._overlay = overlay
         self._task: asyncio.Task[None] | None = None
+        # Since when more looks are saved up; a newcomer begins with the most.
+        self._saving_since = -math.inf
 
     def start(self) -> asyncio.Task[None]:
         """Begin; the task that goes on with it."""
+        # Who comes back asks the nearest of those that it remembers by itself.
+        if not all(one.proved for one in self._overlay.contacts()):
+            self._saving_since = asyncio.get_running_loop().time()
         self._task = asyncio.ensure_future(self._keep_watching())
         return self._task
 
@@ -55,8 +67,18 @@ class Watch:
         count = 1
         while stale := self._stalest(count, looked):
             looked.update(stale)
-            round_trips = await asyncio.gather(*map(self._overlay.ping, stale))
-            count = MORE * round_trips.count(None)
+            round_trips = await asyncio.gather(
+                *(self._overlay.ping(address, tries=1) for address in stale)
+            )
+            count = self._spend(MORE * round_trips.count(None))
+
+    def _spend(self, wanted: int) -> int:
+        """How many more looks there may be, of so many."""
+        now = asyncio.get_running_loop().time()
+        saved = min((now - self._saving_since) / MORE_PAUSE_S, MORE_MAX)
+        count = min(wanted, int(saved))
+        self._saving_since = now - (saved - count) * MORE_PAUSE_S
+        return count
 
     def _stalest(self, count: int, looked: set[Address]) -> list[Address]:
         """Neighbours not heard for longest, but for those who are being asked already."""

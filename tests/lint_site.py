@@ -146,7 +146,7 @@ class Nobody:
 
     inconclusive = False
 
-    def find_value(self, key: bytes) -> Nobody:
+    def find_value(self, key: bytes, need: int | None = None) -> Nobody:
         return self
 
     async def __aenter__(self) -> Nobody:

@@ -395,6 +395,20 @@ def test_by_itself_it_counts_every_now_and_then_and_within_its_bytes() -> None:
     census_of(world, test)
 
 
+def test_a_peer_that_has_just_begun_saves_up_for_a_count() -> None:
+    world = World()
+    world.everybody(40)
+
+    async def test(census: Census) -> None:
+        census.start()
+        by_itself = census._at
+        census.met(ContactDown(peer(41), Why.SILENT))
+        saved_up = 40 * subject.ASK_BYTES / subject.BYTES_PER_S
+        assert census._at == min(by_itself, saved_up)
+
+    census_of(world, test)
+
+
 def test_it_counts_soon_after_a_peer_has_left_and_not_because_one_came() -> None:
     world = World()
     world.everybody(1)

@@ -471,11 +471,27 @@ async def test_an_overlay_that_knew_others_before_asks_them_at_once_and_meets_th
                     async for found in search:
                         assert found.value == b"value"
                         break
-                await third.look_around()
+                assert set(await third.look_around()) == {
+                    Contact(one.id, one.addresses[0]),
+                    Contact(other.id, other.addresses[0]),
+                }
                 proved = {state.id for state in third.contacts() if state.proved}
                 assert proved == {one.id, other.id}
                 assert third.best_contacts(9)[-1] == dead
                 assert {event.contact.id for event in events} == proved
+
+
+async def test_who_is_in_a_network_already_asks_nobody_else_when_it_joins_there_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with overlay(seed=1) as one, overlay(seed=2) as other, overlay(seed=3) as third:
+        await other.join(one.addresses)
+        assert await third.join(one.addresses) == 1
+        assert {state.id for state in third.contacts()} == {one.id, other.id}
+        monkeypatch.delattr(Overlay, "look_around")
+        assert await third.join([*one.addresses, *other.addresses], again=True) == 2
+        with pytest.raises(AttributeError, match="look_around"):
+            await third.join(one.addresses)
 
 
 async def test_addresses_that_cannot_be_bound_are_named_and_nothing_stays_open() -> None:

@@ -156,6 +156,14 @@ def test_ping_is_sent_three_times_each_more_patient_then_it_is_silence() -> None
     assert bench.reply(first[0], contact(9).id) == [ContactUp(contact(9))]
 
 
+def test_ping_of_one_try_is_silence_after_that() -> None:
+    bench = Bench()
+    assert len(questions(bench.peer.ping(1, contact(9).address, bench.now, 1))) == 1
+    actions = bench.pass_time(bench.now + 0.6)
+    assert actions[-1] == Ponged(1, None, None)
+    assert questions(actions) == []
+
+
 def test_late_answer_ends_the_call_and_its_second_try_ends_in_silence() -> None:
     bench = Bench()
     (first,) = bench.peer.ping(1, contact(9).address, bench.now)

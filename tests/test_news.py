@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from peer_processes import network, publish
 
+from p2pweb.dht import wire
+from p2pweb.dht.contact import Contact, NodeId
+from p2pweb.dht.overlay import Overlay
+from p2pweb.keys import SiteKey
+from p2pweb.news import News
+from p2pweb.records import Signed, SiteRecord, sign
 from p2pweb.sim.report import report
 from p2pweb.sim.run import run
 from p2pweb.sim.scenario import Expected, Scenario, Site, Workload
@@ -44,3 +54,83 @@ def test_a_peer_that_was_away_serves_the_newest_version_from_the_first_answer_on
             page.write_text(text)
             publish(site, peers[1], tmp_path / "key")
             assert peers[2].start().get("/").body == text.encode()
+
+
+class Around:
+    """An overlay of contacts of which each answers a STORE in its own way."""
+
+    id = NodeId(bytes(20))
+
+    def __init__(self, answers: Sequence[wire.StoreAnswer | None]) -> None:
+        self.contacts = [
+            Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in range(1, 1 + len(answers))
+        ]
+        self._answers = dict(zip(self.contacts, answers, strict=True))
+        self.told: list[Contact] = []
+
+    def closest(self, key: bytes, count: int) -> list[Contact]:
+        return self.contacts[:count]
+
+    async def store(self, contact: Contact, key: bytes, value: bytes) -> wire.StoreAnswer | None:
+        self.told.append(contact)
+        return self._answers[contact]
+
+
+def record(seq: int) -> Signed:
+    key = SiteKey(b"k" * 32)
+    return sign(
+        SiteRecord(
+            public_key=key.public_key,
+            seq=seq,
+            published_s=seq,
+            copies=8,
+            manifest_size_bytes=1,
+            manifest_root=bytes(32),
+        ),
+        key,
+    )
+
+
+async def told(news: News) -> None:
+    await asyncio.gather(*news._tellings)
+
+
+async def test_who_has_what_it_is_told_of_or_wants_it_keeps_the_site() -> None:
+    answers: list[wire.StoreAnswer | None] = [
+        *({"want": "root"}, {"stale": 2}, {"stale": 5}),
+        *(True, {"refused": "this peer does not store the site"}, None),
+    ]
+    around, behind, keepers = Around(answers), list[str](), list[Contact]()
+    news = News(
+        cast(Overlay, around),
+        random.Random(1),
+        behind.append,
+        lambda site, contact: keepers.append(contact),
+    )
+    assert news.spread(record(2))
+    await told(news)
+    assert set(around.told) == set(around.contacts)
+    # A stock node says True to whatever it is told.
+    assert keepers == around.contacts[:3]
+    assert behind == [record(5).record.site]
+
+
+async def test_what_is_known_is_told_only_to_whoever_is_behind() -> None:
+    around = Around([True, True])
+    one, other = around.contacts
+    news = News(
+        cast(Overlay, around), random.Random(1), lambda site: None, lambda site, contact: None
+    )
+    news.compare(one, record(1))
+    assert news.know(record(2))
+    assert not news.know(record(1))
+    assert not news.spread(record(2))
+    news.compare(one, record(2))
+    news.compare(one, record(3))
+    await told(news)
+    assert around.told == []
+    news.compare(one, record(1))
+    # One now and then.
+    news.compare(other, record(1))
+    await told(news)
+    assert around.told == [one]

@@ -30,11 +30,12 @@ def contact(number: int) -> Contact:
 def test_what_was_written_is_read(path: Path) -> None:
     assert read_peer_state(path) is None
     known = [contact(2), contact(1)]
-    state = PeerState(node_id=OWN, home=SITE).with_contacts(known)
+    state = PeerState(node_id=OWN, home=SITE).with_contacts(known, {known[1]})
     write_peer_state(path, state)
     again = read_peer_state(path)
     assert again == state
     assert again.known() == known
+    assert again.known_keepers() == [known[1]]
     assert again.home_site == SITE
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
@@ -47,10 +48,10 @@ def test_a_file_that_was_not_finished_changes_nothing(path: Path) -> None:
 
 def test_so_many_contacts_are_kept_and_the_first_ones(path: Path) -> None:
     known = [contact(number) for number in range(1, CONTACTS_MAX + 9)]
-    write_peer_state(path, PeerState(node_id=OWN).with_contacts(known))
+    write_peer_state(path, PeerState(node_id=OWN).with_contacts(known, known))
     again = read_peer_state(path)
     assert again is not None
-    assert again.known() == known[:CONTACTS_MAX]
+    assert again.known() == again.known_keepers() == known[:CONTACTS_MAX]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import TypeVar, cast
@@ -43,6 +43,9 @@ class Neighbours:
     """An overlay of a few contacts, and a client to which all of them are peers of the site."""
 
     def __init__(self) -> None:
+        self.met: list[bytes] = []
+        self.around = 0
+        self.explored = 0
         self.known = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in (1, 2)]
 
     def contacts(self) -> list[Contact]:
@@ -52,7 +55,16 @@ class Neighbours:
         return self.known[:count]
 
     async def find_node(self, key: bytes, need: int) -> list[Contact]:
+        self.met.append(key)
         return self.known[:need]
+
+    async def look_around(self, *, again: bool) -> list[Contact]:
+        assert again
+        self.around += 1
+        return self.known
+
+    def refresh_table(self) -> None:
+        self.explored += 1
 
     async def peer_info(self, address: tuple[str, int]) -> PeerInfo:
         known = bytes([address[1]]) * 20
@@ -107,7 +119,7 @@ def keep(store: Store, number: int, seq: int) -> None:
 
 @asynccontextmanager
 async def repairing(
-    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, remembered: Sequence[Contact] = ()
 ) -> AsyncIterator[Repair]:
     """Rounds that come at once; `world.looked` has the paths that were looked after."""
     for pause in ("AFTER_VERSION_S", "PAUSE_S"):
@@ -138,6 +150,7 @@ async def repairing(
         run=run,
         write=run,
         rng=random.Random(1),
+        remembered=remembered,
     )
     chore = repair.start()
     try:
@@ -146,6 +159,21 @@ async def repairing(
     finally:
         await repair.close()
         world.store.close()
+
+
+def world_of(seqs: list[int]) -> SimpleNamespace:
+    """A peer that has the whole of a site's first version, and two neighbours."""
+    store = memory_store()
+    for number in range(FILES):
+        keep(store, number, 1)
+    return SimpleNamespace(
+        store=store,
+        neighbours=Neighbours(),
+        version=version_of(1, seqs),
+        looked=[],
+        ever=set(),
+        rounds=0,
+    )
 
 
 async def looked_after(world: SimpleNamespace, repair: Repair) -> list[str]:
@@ -166,16 +194,7 @@ async def test_of_a_new_version_only_what_changed_is_looked_after(
 ) -> None:
     everything = [f"/{number}.txt" for number in range(FILES)]
     seqs = [1] * FILES
-    world = SimpleNamespace(
-        store=memory_store(),
-        neighbours=Neighbours(),
-        version=version_of(1, seqs),
-        looked=[],
-        ever=set(),
-        rounds=0,
-    )
-    for number in range(FILES):
-        keep(world.store, number, 1)
+    world = world_of(seqs)
     async with repairing(world, monkeypatch) as repair:
         # The first round may be the one that has begun, or the one before.
         assert set(await looked_after(world, repair)) <= set(everything)
@@ -203,3 +222,21 @@ async def test_of_a_new_version_only_what_changed_is_looked_after(
             sign(record, KEY), record, world.version.manifest, world.version.pages
         )
         assert await looked_after(world, repair) == everything
+
+
+async def test_only_a_newcomer_and_who_comes_back_among_strangers_meets_those_farther_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = Neighbours().known
+    strangers = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in (7, 8)]
+    for remembered, seen in (
+        ([], (0, [bytes(20)], 0)),
+        (known, (1, [], 0)),
+        ([known[0], strangers[0]], (1, [], 0)),
+        (strangers, (1, [bytes(20)], 1)),
+    ):
+        world = world_of([1] * FILES)
+        async with repairing(world, monkeypatch, remembered) as repair:
+            await looked_after(world, repair)
+            around = world.neighbours
+            assert (around.around, around.met, around.explored) == seen

@@ -73,6 +73,20 @@ def test_versions_come_while_peers_crash_come_back_and_are_parted() -> None:
     assert seen[Outcome.FOUND] > 0.8 * (len(done.ledger.gets) - seen[Outcome.PROVED_ABSENT])
 
 
+def test_who_comes_back_with_its_disk_need_not_ask_again_who_keeps_the_site() -> None:
+    asked = []
+    for faults in (
+        (),
+        (Fault(at_s=60.0, kind="crash", share=0.4), Fault(at_s=70.0, kind="return", share=1.0)),
+    ):
+        done = run_quietly(scenario(minutes=2.5, faults=faults))
+        outcomes(done)
+        assert done.samples[-1].live == 8
+        asked.append(done.streamed["peer"])
+    stayed, returned = asked
+    assert returned <= stayed
+
+
 REPEATED = """
 import test_sim_sites as tests
 from p2pweb.sim.scenario import Fault, Site

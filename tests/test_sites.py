@@ -22,7 +22,14 @@ from p2pweb.exchange.reader import BlobReader, Runner, Source
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Manifest
 from p2pweb.records import Signed, SiteRecord, sign
-from p2pweb.sites import REFRESH_AGAIN_S, REFRESH_S, UNKNOWN_S, Sites
+from p2pweb.sites import (
+    ASKED_KEPT,
+    REFRESH_AGAIN_S,
+    REFRESH_KEPT_S,
+    REFRESH_S,
+    UNKNOWN_S,
+    Sites,
+)
 from p2pweb.store.opening import memory_store
 from p2pweb.store.store import Held, Item, Store
 
@@ -87,9 +94,11 @@ class Counting(Nobody):
 
     def __init__(self) -> None:
         self.lookups = 0
+        self.needs: list[int | None] = []
 
-    def find_value(self, key: bytes) -> Nobody:
+    def find_value(self, key: bytes, need: int | None = None) -> Nobody:
         self.lookups += 1
+        self.needs.append(need)
         return super().find_value(key)
 
 
@@ -107,6 +116,18 @@ class Telling(Nobody):
         return Found(contact, version(seq)[0].value, {})
 
 
+class Told(Nobody):
+    """An overlay in which these contacts have a site's record, and say so much beside it."""
+
+    def __init__(self, value: bytes, extras: dict[Contact, dict[str, bool]]) -> None:
+        self._found = [Found(contact, value, extra) for contact, extra in extras.items()]
+
+    async def __anext__(self) -> object:
+        if not self._found:
+            raise StopAsyncIteration
+        return self._found.pop()
+
+
 @asynccontextmanager
 async def served(
     store: Store,
@@ -116,6 +137,7 @@ async def served(
     is_kept: bool = True,
     served_seq: int = 0,
     is_alone: bool = False,
+    keeper: Callable[[Contact, Signed], None] = lambda contact, signed: None,
 ) -> AsyncIterator[Sites]:
     client = PeerClient()
     around = cast(Overlay, overlay)
@@ -129,6 +151,7 @@ async def served(
         lambda _: None,
         lambda _: served_seq,
         lambda: is_alone,
+        keeper,
     )
     try:
         yield sites
@@ -319,3 +342,33 @@ async def test_news_does_not_wait_for_the_end_of_a_lookup(tellers: list[Address]
         sites.hear(version(4)[0], ("192.0.2.9", 1))
         await wait_for_seq(sites, 4)
         assert tellers[-1] == ("192.0.2.9", 1)
+
+
+async def test_a_site_kept_here_is_asked_for_less_often_and_of_fewer() -> None:
+    for is_kept, need, pause_s in ((True, ASKED_KEPT, REFRESH_KEPT_S), (False, None, REFRESH_S)):
+        store, overlay = memory_store(), Counting()
+        async with served(store, Disk().run, overlay, is_kept=is_kept) as sites:
+            publish(store, 1)
+            assert await sites.fresh(KEY.site)
+            known = sites._known[KEY.site]
+            for ago_s, lookups in ((0.9 * pause_s, 1), (1.1 * pause_s, 2)):
+                known.refreshed_at = asyncio.get_running_loop().time() - ago_s
+                assert await seq_of(sites) == 1
+                assert known.lease.until_s == known.refreshed_at + pause_s
+                await asyncio.gather(*sites._refreshes.values())
+                assert overlay.needs == [need] * lookups
+
+
+async def test_who_says_that_it_keeps_the_site_need_not_be_asked() -> None:
+    contacts = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in range(1, 5)]
+    extras: list[dict[str, bool]] = [{"has": True, "keeps": True}, {"keeps": False}, {}]
+    store, keepers = memory_store(), list[Contact]()
+    publish(store, 1)
+    live = store.live_site(KEY.site)
+    assert live is not None
+    overlay = Told(live.value, dict(zip(contacts, extras, strict=False)))
+    async with served(
+        store, Disk().run, overlay, keeper=lambda contact, signed: keepers.append(contact)
+    ) as sites:
+        assert await sites.fresh(KEY.site)
+    assert keepers == contacts[:1]

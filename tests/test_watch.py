@@ -13,7 +13,7 @@ from p2pweb import watch as watch_module
 from p2pweb.address import Address
 from p2pweb.dht.contact import NodeId
 from p2pweb.dht.overlay import ContactState, Overlay, OverlayClosedError
-from p2pweb.watch import MORE, NEIGHBOURS, Watch
+from p2pweb.watch import MORE, MORE_MAX, NEIGHBOURS, Watch
 
 OWN = bytes(20)
 
@@ -35,7 +35,8 @@ class Around:
     def contacts(self) -> list[ContactState]:
         return self.known
 
-    async def ping(self, address: Address) -> float | None:
+    async def ping(self, address: Address, *, tries: int) -> float | None:
+        assert tries == 1
         if self.is_closed:
             raise OverlayClosedError("closed")
         number = address[1]
@@ -75,6 +76,31 @@ async def test_where_many_left_all_neighbours_are_asked_and_those_next_in_line()
     assert len(asked) == len(set(asked))
     assert sum(number not in around.silent for number in asked) >= NEIGHBOURS - MORE
     assert max(asked) <= 2 * NEIGHBOURS + 1
+
+
+async def test_where_peers_leave_all_the_time_no_more_are_asked_than_was_saved_up_for() -> None:
+    around = Around([contact(number) for number in range(1, 400)], silent=set(range(1, 400)))
+    watch = Watch(OWN, cast(Overlay, around))
+    looks_each = list[int]()
+    for _ in range(9):
+        before = len(around.asked)
+        await watch._look()
+        looks_each.append(len(around.asked) - before)
+    # What was saved up is used up, and then there is one at a time.
+    assert sum(looks_each) <= MORE_MAX + 9
+    assert looks_each[0] > NEIGHBOURS
+    assert looks_each[-1] == 1
+
+
+async def test_who_comes_back_has_saved_up_for_nothing_yet() -> None:
+    for proved, count in ((True, 1 + MORE), (False, 1)):
+        known = [structs.replace(contact(number), proved=proved) for number in range(1, 31)]
+        around = Around(known, silent={1})
+        watch = Watch(OWN, cast(Overlay, around))
+        watch.start()
+        await watch._look()
+        await watch.close()
+        assert len(around.asked) == count
 
 
 async def test_nobody_farther_off_is_asked_while_all_answer() -> None:

@@ -340,23 +340,34 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
 
     # --- questions ---
 
-    async def join(self, addresses: Sequence[Address]) -> int:
+    async def join(self, addresses: Sequence[Address], *, again: bool = False) -> int:
         """Enter the network known at these addresses (IP literals); how many of them answered.
 
         When this returns, the contacts closest to this node know it; the rest of the id space is
-        explored in the background.
+        explored in the background. With `again` this node comes back and looks around by itself:
+        where one of those that answered was known before, nobody else is asked.
         """
+        before = {one.address for one in self.contacts()}
         pongs = await asyncio.gather(*(self._ping(address) for address in addresses))
-        answered = sum(pong.id is not None and pong.id != self.id for pong in pongs)
-        if answered:
+        answered = [
+            address
+            for address, pong in zip(addresses, pongs, strict=True)
+            if pong.id is not None and pong.id != self.id
+        ]
+        if answered and not (again and before.intersection(answered)):
             await self.look_around()
-        return answered
+            self.refresh_table()
+        return len(answered)
 
-    async def look_around(self) -> None:
-        """Meet the contacts closest to this node, by way of those in the table."""
-        await self._call(LookupDone, lambda peer, token, now: peer.join(token, now))
-        peer, now = self._at_work()
-        self._perform(peer.explore(now))
+    async def look_around(self, *, again: bool = False) -> list[Contact]:
+        """Meet the contacts closest to this node, by way of those in the table; some of them.
+
+        With `again` it knew most of them in an earlier run, and asks fewer.
+        """
+        done = await self._call(
+            LookupDone, lambda peer, token, now: peer.join(token, now, again=again)
+        )
+        return list(done.closest)
 
     async def find_node(self, key: bytes, need: int | None = None) -> list[Contact]:
         """The `need` (1 to k) contacts closest to a key (20 bytes) that answered, in order.
@@ -371,18 +382,20 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         )
         return list(done.closest)
 
-    def find_value(self, key: bytes) -> ValueSearch:
-        """Every value that the contacts closest to a key (20 bytes) hold, as answers arrive."""
+    def find_value(self, key: bytes, need: int | None = None) -> ValueSearch:
+        """Every value that the contacts closest to a key (20 bytes) hold, as answers arrive: the k
+        closest, or `need` (1 to k)."""
         _own(key)
         peer, now = self._at_work()
         token = self._token()
         search = self._searches[token] = ValueSearch(self, token)
-        self._perform(peer.find_value(token, key, now))
+        self._perform(peer.find_value(token, key, now, need))
         return search
 
-    async def ping(self, address: Address) -> float | None:
-        """The round trip to an address (IP literal) in seconds; None when it stays silent."""
-        return (await self._ping(address)).rtt_s
+    async def ping(self, address: Address, *, tries: int | None = None) -> float | None:
+        """The round trip to an address (IP literal) in seconds; None when it stays silent, or does
+        to so many tries (1 to `ping_tries`)."""
+        return (await self._ping(address, tries)).rtt_s
 
     async def store(self, contact: Contact, key: bytes, value: bytes) -> wire.StoreAnswer | None:
         """What a contact answers to a STORE; None when it does not answer.
@@ -541,11 +554,13 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         self._next_token += 1
         return self._next_token
 
-    async def _ping(self, address: Address) -> Ponged:
+    async def _ping(self, address: Address, tries: int | None = None) -> Ponged:
         known = canonical(*address)
         if known is None:
             raise ValueError(f"not the IP address and port of a peer: {address}")
-        return await self._call(Ponged, lambda peer, token, now: peer.ping(token, known, now))
+        return await self._call(
+            Ponged, lambda peer, token, now: peer.ping(token, known, now, tries)
+        )
 
     async def _call(
         self, kind: type[Answered], start: Callable[[Peer, int, float], list[Action]]

@@ -71,6 +71,9 @@ class Peer:
         self._settings = settings
         self._service = Service(own, self.table, records, settings)
         self._proofs = Proofs(settings)
+        # It was proved to these in the run before; who was restarted since asks it again.
+        for contact in known:
+            self._proofs.meet(contact.address, now)
         self._rates = Rates(settings)
         self._asker = Asker(settings, self.table, entropy, Rtt(settings), self._proofs)
         self._lookups = Lookups(own, self._asker, self._introduce)
@@ -153,14 +156,16 @@ class Peer:
             self._fill_a_gap(now)
         if now >= self._refresh_at:
             self._refresh_at = now + self._refresh_pause_s()
-            self._lookups.add(self._self_lookup(None))
+            self._lookups.add(self._self_lookup(None, self._settings.join_need))
             for key in self.table.stale_keys(now, self._rng, self._settings.refresh_every_s):
                 self._lookups.add(Run(key, values=False, token=None, need=1))
         return self._decided(now)
 
-    def ping(self, token: int, address: Address, now: float) -> list[Action]:
-        """Ask an address who it is; ends in Ponged."""
-        call = _Call(token, wire.Ping(self.own), address, self._settings.ping_tries)
+    def ping(
+        self, token: int, address: Address, now: float, tries: int | None = None
+    ) -> list[Action]:
+        """Ask an address who it is, so often at most; ends in Ponged."""
+        call = _Call(token, wire.Ping(self.own), address, tries or self._settings.ping_tries)
         return self._start_call(call, now)
 
     def store(
@@ -178,17 +183,25 @@ class Peer:
         self._lookups.add(Run(key, values=False, token=token, need=need))
         return self._decided(now)
 
-    def join(self, token: int, now: float) -> list[Action]:
-        """Have the k contacts closest to this peer know it, and know them; ends in LookupDone."""
-        self._lookups.add(self._self_lookup(token))
+    def join(self, token: int, now: float, *, again: bool = False) -> list[Action]:
+        """Have the k contacts closest to this peer know it, and know them; ends in LookupDone.
+
+        With `again` it knew most of them in an earlier run.
+        """
+        settings = self._settings
+        need = settings.return_need if again else settings.join_need
+        self._lookups.add(self._self_lookup(token, need))
         return self._decided(now)
 
-    def find_value(self, token: int, key: bytes, now: float) -> list[Action]:
-        """Look for values under a key: Yielded for each, then LookupDone.
+    def find_value(
+        self, token: int, key: bytes, now: float, need: int | None = None
+    ) -> list[Action]:
+        """Look for values under a key with the `need` (1 to k; k) contacts closest to it: Yielded
+        for each, then LookupDone.
 
         After a value no more questions are sent until `resume`.
         """
-        self._lookups.add(Run(key, values=True, token=token))
+        self._lookups.add(Run(key, values=True, token=token, need=need))
         return self._decided(now)
 
     def resume(self, token: int, now: float) -> list[Action]:
@@ -366,8 +379,7 @@ class Peer:
             key = min(int(place * (1 << ID_BITS)), (1 << ID_BITS) - 1).to_bytes(ID_BYTES, "big")
             self._lookups.glance(key, contact, now)
 
-    def _self_lookup(self, token: int | None) -> Run:
-        need = self._settings.join_need
+    def _self_lookup(self, token: int | None, need: int) -> Run:
         return Run(self.own, values=False, token=token, need=need, greets=True)
 
     def _probe(self, contact: Contact, now: float) -> None:

@@ -47,9 +47,11 @@ class Settings:
     gone_for_s: float = 86_400.0
     gone_pause_s: float = 30.0
 
-    # Pause between the first questions to contacts of an earlier run: 200 are asked within ten
-    # seconds, at some 1,000 bytes a second, and never all of them in one instant.
+    # Pause between the first questions to the `join_need` nearest contacts of an earlier run, which
+    # are asked within half a second, and to the others: most of these are heard before their turn,
+    # and a peer that is restarted every two minutes would spend most of what it sends on them.
     restore_pause_s: float = 0.05
+    restore_others_pause_s: float = 10.0
 
     # --- keepalive and refresh ---
     # The stalest contact is asked once per period, and one rumour proved: in a table of up to k
@@ -99,6 +101,8 @@ class Settings:
     # Of the nearest to its own id, as many have to answer a newcomer; they name the others, which
     # it then only has to greet.
     join_need: int = 8
+    # And one that comes back, who knows most of them: they only name who has come since.
+    return_need: int = 4
     # Questions in flight in a lookup of upkeep.
     upkeep_alpha: int = 2
     # Contacts asked for others, anywhere, when joining and at each refresh.

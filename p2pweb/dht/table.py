@@ -112,8 +112,8 @@ class Table:
     def restore(self, contacts: Sequence[Contact], now: float) -> None:
         """Begin with the contacts of an earlier run, as far as there is room.
 
-        Lookups ask them at once. Each is due for a question, one after the other, and is as good as
-        any other contact once it has answered that.
+        Lookups ask them at once. Each is due for a question, one after the other, the first few of
+        them soon, and is as good as any other contact once it has answered that.
         """
         when = now
         for contact in contacts:
@@ -124,7 +124,9 @@ class Table:
             if self._room(bucket) and self._ranges.has_room(host, bucket):
                 self._place(Entry(contact, Rtt(self._settings), now, proved=False))
                 self._due.set(known, when)
-                when += self._settings.restore_pause_s
+                soon = len(self._entries) < self._settings.join_need
+                settings = self._settings
+                when += settings.restore_pause_s if soon else settings.restore_others_pause_s
 
     def best(self, count: int) -> list[Contact]:
         """The contacts to begin with in the next run, the most useful first.

@@ -28,9 +28,9 @@ Limit = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 _AT_LEAST_ONE = frozenset({
     "k", "alpha", "strikes_max", "claim_strikes", "queries_max", "ping_tries", "store_tries",
     "lookups_max", "ask_tries", "lone_tries", "asks_max", "paths", "first_hand", "join_need",
-    "upkeep_alpha", "shortlist_max", "rumours_max", "proved_max", "held_max", "held_each_max",
-    "proofs_max", "proof_tries", "ids_each_burst", "known_burst", "stranger_burst",
-    "strangers_burst", "buckets_max",
+    "return_need", "upkeep_alpha", "shortlist_max", "rumours_max", "proved_max", "held_max",
+    "held_each_max", "proofs_max", "proof_tries", "ids_each_burst", "known_burst",
+    "stranger_burst", "strangers_burst", "buckets_max",
 })  # fmt: skip
 # Periods and rates: at 0 the overlay would do the same again and again at one moment, or never.
 _ABOVE_ZERO = frozenset({
