@@ -34,6 +34,17 @@ def test_error_page_needs_nothing_from_elsewhere() -> None:
         assert name in dict(page.fields)
 
 
+def test_what_cannot_be_had_just_now_is_told_with_its_reason_and_when_to_come_again() -> None:
+    for page, what in (
+        (answers.unavailable("nobody sends them"), "This page exists"),
+        (answers.site_unavailable("nobody sends them"), "This site cannot be had"),
+    ):
+        assert page.status == 503
+        assert ("Retry-After", str(answers.RETRY_AFTER_S)) in page.fields
+        assert what in body_of(page)
+        assert "obody sends them." in body_of(page)
+
+
 def test_refusal_is_told_with_its_reason() -> None:
     page = answers.refused(Refusal(400, "the host is malformed"))
     assert page.status == 400
