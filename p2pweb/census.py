@@ -19,6 +19,7 @@ from typing import Protocol
 from p2pweb.address import format_address
 from p2pweb.dht.contact import Contact, NodeId, distance
 from p2pweb.dht.events import ContactDown, Event
+from p2pweb.dht.neighbourhood import NEIGHBOURS
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
 from p2pweb.errors import CorruptError, RemoteError
 from p2pweb.exchange.client import PeerClient
@@ -44,8 +45,6 @@ from p2pweb.tally import (
 
 log = logging.getLogger("p2pweb.census")
 
-# Twice the k of Kademlia: whoever holds what is due to this peer is among its nearest.
-ASKED_MAX = 40
 # Questions unanswered in a row with which a contact is taken for silent and not asked: one may be
 # a lost packet.
 STRIKES_SILENT = 2
@@ -185,7 +184,7 @@ class Census:
         if isinstance(event, ContactDown):
             at = asyncio.get_running_loop().time() + AFTER_GONE_S * self._rng.uniform(1.0, 1.25)
             # A peer that has just begun has not saved up for a count yet.
-            asked = min(len(self._overlay.contacts()), ASKED_MAX)
+            asked = min(len(self._overlay.contacts()), NEIGHBOURS)
             not_before = max(self._not_before, self._begun + asked * ASK_BYTES / BYTES_PER_S)
             self._at = min(self._at, max(at, not_before))
             self._sooner.set()
@@ -251,7 +250,7 @@ class Census:
         ]
         near = sorted(
             self._repair.keepers(answering), key=lambda one: distance(one.id, self._node_id)
-        )[:ASKED_MAX]
+        )[:NEIGHBOURS]
         answers = await asyncio.gather(*(self._ask(one, version) for one in near))
         told = list(zip(near, answers, strict=True))
         # Who is silent still counts as one that keeps the site, until it has left for good.

@@ -36,9 +36,9 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def delta_of(base: Manifest, base_root: bytes, manifest: Manifest, size_bytes: int) -> bytes | None:
-    """What makes this manifest, of so many bytes, of the one with `base_root` (32 bytes); None
-    where it had better go whole."""
-    if size_bytes <= WHOLE_BYTES_MAX or base.public_key != manifest.public_key:
+    """What makes this manifest, of so many bytes, of an earlier one of its site, with `base_root`
+    (32 bytes); None where it had better go whole."""
+    if size_bytes <= WHOLE_BYTES_MAX:
         return None
     delta = _Delta(
         seq=manifest.seq,

@@ -20,6 +20,7 @@ from nacl.signing import SigningKey
 
 from p2pweb.clock import Entropy
 from p2pweb.errors import UsageError
+from p2pweb.folders import make_folder, sync_folder
 
 SiteId = NewType("SiteId", str)
 
@@ -138,28 +139,20 @@ def create_key_file(path: Path, entropy: Entropy, directory: Path | None = None)
     except UnicodeEncodeError:
         raise UsageError("the name of the directory is not valid Unicode") from None
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent, 0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError:
             path.unlink()  # Half a key is none, and would stand in the way of the next try.
             raise
     except OSError as error:
         raise UsageError(f"cannot write the key file {path}: {error.strerror}") from None
     return KeyFile(path=path, key=key, directory=directory)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def list_key_files(folder: Path) -> tuple[list[KeyFile], list[str]]:

@@ -14,8 +14,8 @@ import msgspec
 
 from p2pweb.dht.contact import ID_BYTES, Contact, NodeId, canonical
 from p2pweb.errors import UsageError
+from p2pweb.folders import sync_folder
 from p2pweb.keys import SiteId, is_site_id
-from p2pweb.store.segments import sync_folder
 
 # Enough to reach every part of a large network at the next start; 200 are 20 KB.
 CONTACTS_MAX = 200

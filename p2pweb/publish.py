@@ -1,7 +1,7 @@
 """Publishing: a directory becomes the next version of a site, through any one peer.
 
 The way of a publish: list, hash and encode the directory (`directory`), compare with the live
-version (`manifest`), sign what changed, have the peer keep and place it in bundles
+version (`published`, `manifest`), sign what changed, have the peer keep and place it in bundles
 (`exchange.client`), the site record last, and read the new version back through another peer. The
 key stays here.
 """
@@ -20,7 +20,7 @@ from p2pweb import records
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import BlobId, SegmentData, segments_of
 from p2pweb.clock import WallClock
-from p2pweb.delta import WHOLE_BYTES_MAX, delta_of, rebuild
+from p2pweb.delta import WHOLE_BYTES_MAX, delta_of
 from p2pweb.directory import (
     ENCODERS_MAX,
     EncodingsDifferError,
@@ -40,7 +40,7 @@ from p2pweb.exchange.wire import (
 )
 from p2pweb.keys import SiteId, SiteKey
 from p2pweb.manifest import Changes, Entry, InvalidManifestError, Manifest, next_version
-from p2pweb.published import keep_published, read_published
+from p2pweb.published import keep_published, live_manifest
 from p2pweb.records import (
     COPIES_DEFAULT,
     InvalidRecordError,
@@ -222,7 +222,9 @@ class _Attempt:
         self, left_out: list[LeftOut], now_s: int, floor: int, *, reuse: bool
     ) -> Summary:
         """With `reuse`, files that the live version has keep its encodings."""
-        live, live_root = await self._live_manifest() or (None, b"")
+        folder, site = self._options.manifests, self._key.site
+        published = await live_manifest(self._client, self._peer, site, folder, self._run)
+        live, live_root = published or (None, b"")
         seq = max(live.seq if live else 0, floor) + 1
         files = await self._encode(live if reuse else None)
         manifest, changes = next_version(live, self._key.public_key, seq, now_s, files)
@@ -237,9 +239,8 @@ class _Attempt:
         if not summary.live:
             delta = delta_of(live, live_root, manifest, len(encoded)) if live else None
             await self._send_site(summary, encoded, delta or b"", now_s)
-        folder = self._options.manifests
         if folder is not None and len(encoded) > WHOLE_BYTES_MAX:
-            await self._run(lambda: keep_published(folder, summary.site, encoded))
+            await self._run(lambda: keep_published(folder, site, encoded))
         await self._read_back(summary, manifest)
         return summary
 
@@ -250,59 +251,6 @@ class _Attempt:
         return await _work(
             self._run, partial(self._content.entries, reused), self._progress.advance
         )
-
-    async def _live_manifest(self) -> tuple[Manifest, bytes] | None:
-        """The live version's manifest, and its root; None where nothing is published yet."""
-        signed = await self._client.live_site(self._peer, self._key.site, fresh=True)
-        if signed is None:
-            return None
-        record = signed.record
-        assert isinstance(record, SiteRecord)  # noqa: S101 - `live_site` sees to it
-        blob = record.manifest
-        data = await self._update_published(record) or await self._fetch(blob)
-        if data is None:
-            raise RemoteError(
-                f"{format_address(self._peer)} knows version {record.seq} of the site, and does "
-                "not have its manifest; try again, or another peer"
-            )
-        try:
-            return Manifest.decode(data), blob.root
-        except InvalidManifestError as error:
-            raise RemoteError(f"the live version's manifest makes no sense: {error}") from None
-
-    async def _update_published(self, record: SiteRecord) -> bytes | None:
-        """A manifest, made of the one that was published last from here and of what changed since;
-        None where it is to be fetched whole."""
-        folder, blob = self._options.manifests, record.manifest
-        if folder is None or blob.size_bytes <= WHOLE_BYTES_MAX:
-            return None
-        kept = await self._run(lambda: read_published(folder, self._key.site))
-        if kept is None:
-            return None
-        base, base_root = kept
-        versions = record.seq - base.seq
-        try:
-            deltas = await self._client.deltas(self._peer, blob, base_root, versions)
-        except RemoteError:
-            return None  # The peer is asked for the whole of it, and tells what is the matter.
-        return await self._run(lambda: rebuild(base, deltas, blob))
-
-    async def _fetch(self, blob: BlobId) -> bytes | None:
-        """A blob's bytes; None where the peer has not got them."""
-        hashes = await self._client.hashes(self._peer, blob) if blob.block_count > 1 else b""
-        pieces: list[bytes] = []
-        for segment in range(blob.segment_count):
-            blocks = (
-                None
-                if hashes is None
-                else await self._client.blocks(
-                    self._peer, blob, hashes, blob.segment_blocks(segment)
-                )
-            )
-            if blocks is None:
-                return None
-            pieces += blocks
-        return b"".join(pieces)
 
     async def _send_files(self, summary: Summary, manifest: Manifest) -> None:
         """Place the records, and the bytes, of what changed; of everything where nothing did."""

@@ -20,6 +20,7 @@ from itertools import chain
 
 from p2pweb.dht.contact import ID_BITS, Contact, NodeId
 from p2pweb.dht.events import ContactDown, ContactMoved, Event, Why
+from p2pweb.dht.neighbourhood import NEIGHBOURS
 from p2pweb.manifest import Manifest
 from p2pweb.records import COPIES_MAX, FileRecord, record_key
 from p2pweb.store.room import RECORD_BYTES
@@ -38,9 +39,8 @@ PATIENCE = ((SPARE_S, 3 / 8), (1_800.0, 2 / 8), (7_200.0, 1 / 8), (28_800.0, 0.0
 # and the others may be next: nobody of these is waited for any longer than a restart takes.
 SUDDEN_S = 60.0
 SUDDEN_SHARE = 0.25
-# As many as a peer watches. Who is farther off is missed later, and whoever is for so long after
-# such a moment, left at it too.
-NEIGHBOURS = 40
+# Who is farther off is missed later, and whoever is for so long after such a moment, left at it
+# too.
 SUDDEN_LATE_S = 600.0
 # Those that left are remembered so long, to tell the worst-off copies: more than the longest
 # repair, so that the order stays right.

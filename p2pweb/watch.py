@@ -13,12 +13,11 @@ import logging
 import math
 
 from p2pweb.dht.contact import Address, NodeId, distance
+from p2pweb.dht.neighbourhood import NEIGHBOURS
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
 
 log = logging.getLogger("p2pweb.watch")
 
-# Twice the k of Kademlia: those who keep what this peer keeps, and those next in line.
-NEIGHBOURS = 40
 # One of them every few seconds is some 20 bytes a second.
 EVERY_S = 5.0
 MORE = 5

@@ -8,7 +8,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+
+from ports import free_ports as free_ports_of
 
 from p2pweb.peer_state import read_peer_state
 
@@ -27,21 +28,7 @@ PATIENCE_S = 60.0
 
 def free_ports(count: int) -> list[int]:
     """Port numbers that nobody uses, for TCP or for UDP."""
-    held: list[socket.socket] = []
-    ports: list[int] = []
-    while len(ports) < count:
-        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        stream.bind(("127.0.0.1", 0))
-        held.append(stream)
-        port = stream.getsockname()[1]
-        datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        held.append(datagram)
-        with contextlib.suppress(OSError):
-            datagram.bind(("127.0.0.1", port))
-            ports.append(port)
-    for one in held:
-        one.close()
-    return ports
+    return free_ports_of("127.0.0.1", count)
 
 
 @dataclass

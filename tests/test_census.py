@@ -19,9 +19,10 @@ from peer_processes import publish as publish_site
 
 from p2pweb import census as subject
 from p2pweb.address import Address
-from p2pweb.census import ASKED_MAX, FRESH_S, GRACE_S, PERIOD_S, WAIT_S, Census
+from p2pweb.census import FRESH_S, GRACE_S, PERIOD_S, WAIT_S, Census
 from p2pweb.dht.contact import Contact, NodeId, distance
 from p2pweb.dht.events import ContactDown, ContactUp, Why
+from p2pweb.dht.neighbourhood import NEIGHBOURS
 from p2pweb.dht.overlay import ContactState, Overlay
 from p2pweb.errors import RemoteError
 from p2pweb.exchange.client import PeerClient
@@ -331,7 +332,7 @@ def test_among_many_peers_the_nearest_are_asked_for_what_is_due_here() -> None:
 
     async def test(census: Census) -> None:
         found = await copies_of(census)
-        nearest = sorted(world.known, key=lambda one: distance(one.id, OWN))[:ASKED_MAX]
+        nearest = sorted(world.known, key=lambda one: distance(one.id, OWN))[:NEIGHBOURS]
         assert sorted(world.asked) == sorted(one.address for one in nearest)
         assert found.files == due > 0
         assert found.copies == found.wanted == 8

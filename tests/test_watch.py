@@ -12,8 +12,9 @@ from msgspec import structs
 from p2pweb import watch as watch_module
 from p2pweb.address import Address
 from p2pweb.dht.contact import NodeId
+from p2pweb.dht.neighbourhood import NEIGHBOURS
 from p2pweb.dht.overlay import ContactState, Overlay, OverlayClosedError
-from p2pweb.watch import MORE, MORE_MAX, NEIGHBOURS, Watch
+from p2pweb.watch import MORE, MORE_MAX, Watch
 
 OWN = bytes(20)
 

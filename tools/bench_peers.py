@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_kinds import HOST, BenchError
-from bench_servers import free_ports
+from ports import free_ports
 
 READY_S = 60.0
 
@@ -33,7 +33,7 @@ async def peers(folder: Path, count: int, program: Path) -> AsyncIterator[list[P
     `program` is run as `p2pweb` is, and ends with its standard input. Their data and their logs
     are in the folder, by port.
     """
-    ports = free_ports(count)
+    ports = free_ports(HOST, count)
     started: list[asyncio.subprocess.Process] = []
     try:
         first = await _start(started, folder, program, ports[0], None)

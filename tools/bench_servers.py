@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_kinds import HOST, BenchError, Kind, Place
+from ports import free_ports
 
 READY_S = 30.0
 STOP_S = 15.0
@@ -203,7 +204,7 @@ def running(kinds: list[Kind], site: Path, folder: Path, core: int) -> Iterator[
     """All of these servers on one core, until the end of the block, however it comes."""
     servers: list[Server] = []
     try:
-        for kind, port in zip(kinds, free_ports(len(kinds)), strict=True):
+        for kind, port in zip(kinds, free_ports(HOST, len(kinds)), strict=True):
             own = folder / kind.name
             own.mkdir()
             servers.append(Server(kind, Place(site=site, folder=own, port=port)))
@@ -217,18 +218,3 @@ def running(kinds: list[Kind], site: Path, folder: Path, core: int) -> Iterator[
             server.terminate()
         for server in servers:
             server.stop()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses for TCP or for UDP: a peer takes both."""
-    ports: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(ports) < count:
-            stream = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            stream.bind((HOST, 0))
-            port = stream.getsockname()[1]
-            datagram = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            with contextlib.suppress(OSError):
-                datagram.bind((HOST, port))
-                ports.append(port)
-    return ports

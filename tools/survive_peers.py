@@ -7,11 +7,12 @@ import contextlib
 import json
 import random
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ports import free_ports
 
 from p2pweb.peer_state import read_peer_state
 
@@ -165,7 +166,7 @@ async def network(folder: Path, count: int) -> AsyncIterator[list[Peer]]:
 
 def _peers_in(folder: Path, count: int) -> list[Peer]:
     folder.mkdir(parents=True)
-    ports = free_ports(count)
+    ports = free_ports(HOST, count)
     return [
         Peer(
             number,
@@ -176,21 +177,6 @@ def _peers_in(folder: Path, count: int) -> list[Peer]:
         )
         for number, port in enumerate(ports)
     ]
-
-
-def free_ports(count: int) -> list[int]:
-    """Port numbers that nobody uses, for TCP or for UDP."""
-    ports: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(ports) < count:
-            stream = held.enter_context(socket.socket())
-            stream.bind((HOST, 0))
-            port = stream.getsockname()[1]
-            datagram = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            with contextlib.suppress(OSError):
-                datagram.bind((HOST, port))
-                ports.append(port)
-    return ports
 
 
 # --- what is published ---

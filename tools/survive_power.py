@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from ports import free_ports
 from survive_disk import SITE, copies_of, copies_on
-from survive_peers import Files, Published, Site, SurviveError, free_ports
+from survive_peers import HOST, Files, Published, Site, SurviveError
 from survive_warm import WarmPeer, warm_publish
 
 from p2pweb.blobs import SEGMENT_BYTES
@@ -229,7 +230,7 @@ class _Run:
 
     async def _begin_afresh(self, number: int) -> None:
         await asyncio.gather(*(peer.kill() for peer in self.peers))
-        ports = free_ports(len(self.disks))
+        ports = free_ports(HOST, len(self.disks))
         self.peers = []
         for index, (disk, port) in enumerate(zip(self.disks, ports, strict=True)):
             disk.format()

@@ -1,10 +1,14 @@
-"""What one lookup says about keys beside its own. Pure."""
+"""Who is next to a peer, and what one lookup says about keys beside its own. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from p2pweb.dht.contact import ID_BITS, Contact, NodeId, distance
+
+# The contacts next to a peer's own id that it watches and asks, and that it tells by what happens
+# around it. Twice the k of Kademlia: whoever holds what is due to this peer is among them.
+NEIGHBOURS = 40
 
 
 class Neighbourhood:

@@ -6,13 +6,13 @@ import asyncio
 import random
 import shutil
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from p2pweb.address import Address
-from p2pweb.blobs import SegmentData, blob_of
+from p2pweb.blobs import blob_of
 from p2pweb.errors import P2PWebError
 from p2pweb.exchange.client import ConnectorFactory, PeerClient
 from p2pweb.exchange.wire import ItemAnswer
@@ -27,7 +27,6 @@ from p2pweb.sim.site_checks import SITE, Asked, SiteChecks
 from p2pweb.sim.visit import NoAnswerError, get
 from p2pweb.sim.whole import EPOCH_S, WholePeer, site_key
 from p2pweb.sim.world import World
-from p2pweb.store.books import Part
 from p2pweb.store.store import Item
 
 # A publisher tries again, through another peer, after so long, and gives up after so many tries.
@@ -95,18 +94,9 @@ class _PublisherClient(PeerClient):
         self._lives = lives
 
     async def push(
-        self,
-        address: Address,
-        items: Sequence[Item],
-        read: Callable[[Sequence[Part]], Awaitable[Sequence[SegmentData]]],
-        *,
-        place_copies: int | None = None,
-        unasked: bool = False,
-        delta: bytes = b"",
+        self, address: Address, items: Sequence[Item], *more: Any, **named: Any
     ) -> tuple[ItemAnswer, ...]:
-        answers = await super().push(
-            address, items, read, place_copies=place_copies, unasked=unasked, delta=delta
-        )
+        answers = await super().push(address, items, *more, **named)
         if isinstance(items[0].signed.record, SiteRecord) and answers[0].copies:
             self._lives()
         return answers

@@ -28,6 +28,8 @@ UNSEEN_S = 20.0
 NEAR = 64
 # Those that never return are dropped from the lists then: nobody waits for them any more.
 FORGOTTEN_S = 2 * PATIENCE[-1][0]
+# What is here of each file is counted so often.
+SURVEYED_S = 1_800.0
 _DAY_S = 86_400.0
 _NEVER = -math.inf
 
@@ -52,8 +54,8 @@ class Trace:
 class Made:
     """Copies made by repair and by the oracle, and how many were lost with all who had them.
 
-    `present` has for 0 to `COPIES` the share of looks, every half hour at each file, that found so
-    many copies here (the last: so many or more), `present_oracle` of the oracle's.
+    `present` has for 0 to `COPIES` the share of surveys, each of one file, that found so many
+    copies here (the last: so many or more), `present_oracle` of the oracle's.
     """
 
     ours: int
@@ -160,7 +162,7 @@ class _Run:
                 for file in self._files:
                     for counts, held in zip(seen, (file.held, file.held_oracle), strict=True):
                         counts[min(COPIES, sum(one.is_here for one in held))] += 1
-                look_s += 1_800.0
+                look_s += SURVEYED_S
                 self._forget(now)
             if isinstance(what, _File):
                 self._look(what, now)
@@ -199,8 +201,8 @@ class _Run:
 
     def _look_around(self, peer: _Peer, now: float) -> None:
         """Look at all files near a peer, now and whenever anybody's patience ends."""
-        later = [UNSEEN_S] if peer.is_here else [MISSED_S]
-        waits_s = [LOOKED_S, *(after + step for after in later for step, _ in PATIENCE)]
+        known_s = UNSEEN_S if peer.is_here else MISSED_S
+        waits_s = [LOOKED_S, *(known_s + step for step, _ in PATIENCE)]
         for file in self._files:
             place = file.place(peer)
             if bisect_left(file.order, place) < NEAR:

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from p2pweb.errors import UsageError
+from p2pweb.folders import make_folder
 from p2pweb.store.books import Books, connect
-from p2pweb.store.segments import SegmentFolder, SegmentShelf, make_folder
+from p2pweb.store.segments import SegmentFolder, SegmentShelf
 from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.store")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from p2pweb.blobs import BLOCK_BYTES, SEGMENT_BLOCKS, BlobId
+from p2pweb.folders import make_folder, sync_folder
 
 # File systems give a file whole pages of this.
 PAGE_BYTES = 4_096
@@ -42,26 +43,6 @@ class Segments(Protocol):
     @property
     def used_bytes(self) -> int:
         """What the disk has given for all of them."""
-
-
-def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make a folder, if there is none, and those above it; on disk when this returns.
-
-    OSError where that fails.
-    """
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(mode=mode, parents=True, exist_ok=True)
-    for one in missing:
-        sync_folder(one.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class SegmentFolder:
