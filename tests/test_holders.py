@@ -18,11 +18,13 @@ from peer_processes import free_ports
 from p2pweb.address import Address
 from p2pweb.blobs import BLOCK_BYTES, BlobId, segments_of
 from p2pweb.dht.overlay import Overlay
+from p2pweb.errors import UnavailableError
 from p2pweb.exchange import holders as holders_module
 from p2pweb.exchange import reader as reader_module
 from p2pweb.exchange import wire
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.crowd import Crowd
+from p2pweb.exchange.holders import LOOKUPS_MAX
 from p2pweb.exchange.reader import BlobReader, Source
 from p2pweb.exchange.service import PeerService
 from p2pweb.http.messages import Request, Response
@@ -73,6 +75,18 @@ class Around:
 
     async def __aiter__(self) -> AsyncIterator[SimpleNamespace]:
         yield SimpleNamespace(extra={"has": True}, contact=SimpleNamespace(address=self._holder))
+
+
+class Late(Around):
+    """An overlay in which that peer is silent for one lookup."""
+
+    lookups = 0
+
+    async def __aiter__(self) -> AsyncIterator[SimpleNamespace]:
+        self.lookups += 1
+        if self.lookups > 1:
+            async for found in super().__aiter__():
+                yield found
 
 
 class Points(Crowd):
@@ -151,6 +165,28 @@ async def test_a_pointer_to_a_peer_that_is_just_reading_the_same_is_worth_a_copy
             assert both == [DATA, DATA]
             assert held.pointed > held.sent_here
         await first.close()
+    await client.close()
+    store.close()
+    empty.close()
+
+
+async def test_a_holder_that_one_lookup_did_not_hear_of_is_found_by_the_next() -> None:
+    store, empty = memory_store(), memory_store()
+    store.commit([Item(sign(RECORD, KEY))], SEGMENTS)
+    client = PeerClient()
+    async with served(store, None) as (holder, _):
+        late = Late(holder)
+        reader = BlobReader(empty, client, cast(Overlay, late), run)
+        assert await reader.read_all(SOURCE) == DATA
+        # And nobody is looked for for ever.
+        none = Late(holder)
+        none.lookups = -100
+        lost = BlobReader(empty, client, cast(Overlay, none), run)
+        with pytest.raises(UnavailableError):
+            await lost.read_all(SOURCE)
+        assert none.lookups == -100 + LOOKUPS_MAX
+        await reader.close()
+        await lost.close()
     await client.close()
     store.close()
     empty.close()

@@ -44,6 +44,8 @@ KNOWN_HOLDERS_MAX = 4
 DELTA_HOLDERS_MAX = 3
 # And how long that may take: a manifest of 1 MiB takes no longer on most ways.
 DELTAS_S = 2.0
+# Of a file with a single copy the holder may be silent for just as long as a lookup waits for it.
+LOOKUPS_MAX = 2
 # Lookups for more holders of what is being read, beside the reading.
 LEARNING_MAX = 4
 # A peer that was pointed to may just be getting the bytes itself, over a few others. At least so
@@ -232,16 +234,18 @@ class Holders:
     # --- which holder ---
 
     async def _holders(self, key: bytes) -> AsyncGenerator[Address, None]:
-        """Where a key's bytes are: who is known to have them, then whom FIND_VALUE names."""
+        """Where a key's bytes are: who is known to have them, then whom FIND_VALUE names, and then
+        whom it names the next time."""
         asked: list[Address] = []
         while (address := self._least_busy(key, asked)) is not None:
             asked.append(address)
             yield address
-        async with self._overlay.find_value(key) as lookup:
-            async for found in lookup:
-                if found.extra.get("has") is True and found.contact.address not in asked:
-                    asked.append(found.contact.address)
-                    yield found.contact.address
+        for _ in range(LOOKUPS_MAX):
+            async with self._overlay.find_value(key) as lookup:
+                async for found in lookup:
+                    if found.extra.get("has") is True and found.contact.address not in asked:
+                        asked.append(found.contact.address)
+                        yield found.contact.address
 
     def _least_busy(self, key: bytes, but: list[Address]) -> Address | None:
         """The known holder that is asked the least by this peer, and longest ago; it is asked."""
