@@ -11,7 +11,6 @@ import contextlib
 import logging
 import math
 import random
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +24,12 @@ from p2pweb.blobs import SegmentData
 from p2pweb.census import Census
 from p2pweb.checkup import Checkup, Place, Reacher
 from p2pweb.clock import Entropy, WallClock
-from p2pweb.dht.contact import ID_BYTES, Contact, canonical_host
+from p2pweb.dht.contact import ID_BYTES, Contact
 from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, ContactUp, Event
 from p2pweb.dht.overlay import Overlay
 from p2pweb.dht.seal import Seal
 from p2pweb.dht.settings import DEFAULTS
-from p2pweb.errors import CorruptError, RemoteError, UnavailableError
+from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange.authorization import Gate, Prover
 from p2pweb.exchange.client import ConnectorFactory, PeerClient, tcp_connector
 from p2pweb.exchange.reader import BlobReader
@@ -42,6 +41,7 @@ from p2pweb.holdings import Holdings
 from p2pweb.hosts import Hosts, own_names
 from p2pweb.http.access_log import AccessLog
 from p2pweb.http.server import HttpServer
+from p2pweb.joining import Joining
 from p2pweb.keys import SiteId
 from p2pweb.listening import GRACE_S, listen_fault, server_limits, urls_of
 from p2pweb.news import News
@@ -66,13 +66,6 @@ log = logging.getLogger("p2pweb.node")
 # Disk and hashing beside the event loop. Two cores are what the smallest machines have; the others
 # wait for the disk.
 WORKERS = 4
-# A peer that is alone, or has no home site yet, asks the peers that it was told to join so often.
-ASK_AGAIN_S = 5.0
-# Sooner when somebody tells of a site, and after so long: those asked have heard of it by then.
-# Strangers can make a peer without a home ask so often.
-ASK_PAUSE_S = 0.5
-# And with them so many of those remembered, in turn.
-REMEMBERED_ASKED = 20
 # News that did not reach a peer turns up so late; to ask around costs some 8 KB.
 FOLLOW_S = 300.0
 # A peer that was away asks the peers that it knew for a newer version of its site before it serves
@@ -125,24 +118,16 @@ class PeerNode:
         self._store = store
         self._state_path = options.data / "peer.json"
         remembered = read_peer_state(self._state_path)
-        self._is_new = remembered is None
         self._state = remembered or PeerState(node_id=entropy(ID_BYTES).hex())
         self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="p2pweb")
         self._writer = writer()
-        self._asking: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
         self._state_lock = threading.Lock()
         self._is_closing = False
         # When the home site is asked for again.
         self._follow_at = 0.0
         self._rng = random.Random(entropy(32))
-        # Somebody has a site, and this peer no home yet.
-        self._ask_now = asyncio.Event()
         self._begun_s = asyncio.get_running_loop().time()
-        self._next_remembered = 0
-        # Whether somebody said which site is the home, or that there is none; nobody is to be asked
-        # where this peer is the first of its network.
-        self._has_asked_home = not (options.join or self._state.contacts)
         self.node_id = bytes.fromhex(self._state.node_id)
         home = options.home or self._state.home_site
         if home != self._state.home:
@@ -170,8 +155,17 @@ class PeerNode:
             self.holdings.keeps,
             self._lives,
             lambda site: self._state.served if site == self._state.home else 0,
-            is_alone=self._is_whole_network,
+            is_alone=lambda: self.joining.is_whole_network,
             keeper=self._found_site,
+        )
+        self.joining = Joining(
+            options.join,
+            lambda: self._state.known(),
+            self.overlay,
+            self.client,
+            self.holdings,
+            self.sites,
+            is_new=remembered is None,
         )
         self.news = News(self.overlay, self._rng, self.sites.refresh_soon, self._found_keeper)
         self.repair = Repair(
@@ -223,7 +217,7 @@ class PeerNode:
         service = PeerService(store, duties, self._run, self._writer, self.reader, gate)
         hosts = Hosts(own_names(), lambda: self.holdings.home)
         gateway = Gateway(
-            hosts, self.sites, self.reader, service, wall, lambda: self._has_asked_home
+            hosts, self.sites, self.reader, service, wall, lambda: self.joining.has_asked_home
         )
         self._access_log = options.access_log
         self.server = HttpServer(
@@ -296,17 +290,17 @@ class PeerNode:
             raise listen_fault(error, self._options.port) from None
         knows_others = bool(self._state.contacts)
         if not knows_others:
-            await self._join()
+            await self.joining.join()
         self._note_contacts()
         self._save_state()
-        self._asking = asyncio.ensure_future(self._keep_asking(joined=not knows_others))
         chores = (
+            self.joining.start(joined=not knows_others),
             self.watch.start(),
             self.repair.start(),
             self.scrub.start(),
             self.census.start(),
         )
-        for chore in (self._asking, *chores):
+        for chore in chores:
             chore.add_done_callback(_tell_failure)
 
     async def _catch_up(self) -> None:
@@ -315,7 +309,7 @@ class PeerNode:
         with contextlib.suppress(TimeoutError, UnavailableError):
             async with asyncio.timeout(CATCH_UP_S):
                 if self.holdings.home is None and self._state.contacts:
-                    await self._ask_home()
+                    await self.joining.ask_home()
                 home = self.holdings.home
                 if home is not None and self._store.live_seq(home):
                     await self.sites.fresh(home)
@@ -326,12 +320,12 @@ class PeerNode:
         """Stop: no new connections, answers in flight finish, the state is saved."""
         self._is_closing = True
         saving = self._saving
-        for chore in (self._asking, saving):
-            if chore is not None:
-                chore.cancel()
-                await asyncio.gather(chore, return_exceptions=True)
-        if saving is not None and self._note_contacts():
-            await self._run(self._save_state)
+        await self.joining.close()
+        if saving is not None:
+            saving.cancel()
+            await asyncio.gather(saving, return_exceptions=True)
+            if self._note_contacts():
+                await self._run(self._save_state)
         await self.server.close(GRACE_S)
         if self._access_log is not None:
             await self._access_log.close()
@@ -347,93 +341,6 @@ class PeerNode:
         self._writer.close()
         self._executor.shutdown()
         self._store.close()
-
-    # --- joining ---
-
-    async def _join(self, *, again: bool = False) -> None:
-        """Enter the network by the peers named; `again` as of `Overlay.join`."""
-        answered, _ = await asyncio.gather(self._ask_around(again=again), self._ask_home())
-        if self._options.join and not answered:
-            why = await self._why_not_joined()
-            # A new peer was most likely given a wrong address; one that knows its site serves it.
-            if self._is_new:
-                raise RemoteError(why)
-            if self._is_alone():
-                log.warning("%s; going on alone, and asking again", why)
-            else:
-                log.info("%s; going on with the peers known before", why)
-
-    async def _ask_around(self, *, again: bool = False) -> int:
-        """Ping the peers to join, and in turn those remembered; how many answered."""
-        named = [address for name in self._options.join for address in await _resolve(name)]
-        # Those in the overlay's table are asked by it.
-        here = {contact.address for contact in self.overlay.contacts()}
-        known = [one.address for one in self._state.known() if one.address not in here]
-        first = self._next_remembered % max(1, len(known))
-        self._next_remembered = first + REMEMBERED_ASKED
-        turn = [*known[first:], *known[:first]][:REMEMBERED_ASKED]
-        return await self.overlay.join(list(dict.fromkeys([*named, *turn])), again=again)
-
-    def _is_alone(self) -> bool:
-        return not any(contact.proved for contact in self.overlay.contacts())
-
-    def _is_whole_network(self) -> bool:
-        """Whether this peer was told to join nobody, and has never known anybody."""
-        return not (self._options.join or self._state.contacts or self.overlay.contacts())
-
-    async def _why_not_joined(self) -> str:
-        """One sentence on the first of the peers to join, none of which answers by UDP."""
-        name = self._options.join[0]
-        where = format_address(name)
-        try:
-            await self.client.peer_info(name)
-        except RemoteError as error:
-            return f"cannot join by {where}, which is no peer that answers: {error}"
-        return (
-            f"cannot join by {where}: it answers by TCP and not by UDP, which a firewall may stop"
-        )
-
-    async def _ask_home(self) -> None:
-        """Learn the home site, and its version, from the peers to join; where none answers, from
-        those remembered."""
-        if self.holdings.home is None and not await self._ask_home_of(self._options.join):
-            known = [one.address for one in self._state.known()[:REMEMBERED_ASKED]]
-            await self._ask_home_of(known)
-            # The first of its network, whose others are gone, has nobody else to ask.
-            self._has_asked_home |= not self._options.join
-
-    async def _ask_home_of(self, peers: Sequence[Address]) -> bool:
-        """Take the home site of the first of these that knows one; whether any answered."""
-        answered = False
-        for address in peers:
-            try:
-                home = (await self.client.peer_info(address)).home_site
-                answered = self._has_asked_home = True
-                if home is None:
-                    continue
-                if self.holdings.home is None:  # A publisher may have come first.
-                    self.holdings.adopt(home)
-                    signed = await self.client.live_site(address, home, fresh=False)
-                    if signed is not None:
-                        self.sites.hear(signed, address)
-                break
-            except RemoteError as error:
-                log.debug("no home site to learn: %s", error)
-        return answered
-
-    async def _keep_asking(self, *, joined: bool) -> None:
-        if not joined:
-            # `repair` looks around among those remembered; they may all be gone.
-            await self._join(again=True)
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ASK_AGAIN_S):
-                    await self._ask_now.wait()
-                    await asyncio.sleep(ASK_PAUSE_S)
-            self._ask_now.clear()
-            if self._is_alone():
-                await self._ask_around()
-            await self._ask_home()
 
     # --- what the layers below report ---
 
@@ -466,7 +373,7 @@ class PeerNode:
         """A newer site's record came by STORE, without its manifest."""
         if self.holdings.home is None:
             # Anybody may send a STORE: those that it was told to join say which site is its home.
-            self._ask_now.set()
+            self.joining.ask_soon()
         elif self.news.spread(signed, teller):
             self.sites.hear(signed, teller)
 
@@ -612,17 +519,3 @@ def _tell(event: Event) -> None:
             log.info("peer %s has moved from %s", where, format_address(before))
         case ContactDown(_, why):
             log.info("peer %s is gone (%s)", where, why.value)
-
-
-async def _resolve(address: Address) -> list[Address]:
-    """The IP addresses of a host name; none where it is not known."""
-    host, port = address
-    loop = asyncio.get_running_loop()
-    try:
-        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
-        # The resolver says the latter to an empty label, or to one of more than 63 characters.
-        log.warning("cannot find the host %s: %s", host, error)
-        return []
-    hosts = [canonical_host(str(info[4][0])) for info in infos]
-    return [(name, port) for name in dict.fromkeys(hosts) if name is not None]
