@@ -161,7 +161,7 @@ class Neighbours:
         spans = self._sudden(present, away)
         gone: list[list[NodeId]] = [[] for _ in PATIENCE]
         for known, since in away.items():
-            outlasted = bisect_right(PATIENCE, now - since, key=lambda step: step[0])
+            outlasted = _outlasted(since, now)
             if not outlasted:
                 present.add(known)
             elif known not in self._unseen and any(first <= since <= last for first, last in spans):
@@ -180,7 +180,11 @@ class Neighbours:
         times = sorted(away[one] for one in near if one in away and one not in self._unseen)
         many = max(1, math.ceil(SUDDEN_SHARE * len(near)))
         ends = zip(times, times[many - 1 :], strict=False)
-        return [(first, last + SUDDEN_LATE_S) for first, last in ends if last - first <= SUDDEN_S]
+        return [
+            (last - SUDDEN_S, last + SUDDEN_LATE_S)
+            for first, last in ends
+            if last - first <= SUDDEN_S
+        ]
 
     def best_first(self, near: Sequence[Contact], now: float) -> list[Contact]:
         """Whom to ask of those near a key, in their order but for newcomers, who come last."""
@@ -192,8 +196,18 @@ class Neighbours:
         """When the next of those that left is spared no more; infinity for nobody. Whoever is more
         patient than that need not be punctual."""
         return min(
-            (at + SPARE_S for at in self._gone.values() if at + SPARE_S > now), default=math.inf
+            (at + SPARE_S for at in self._gone.values() if not _outlasted(at, now)),
+            default=math.inf,
         )
+
+
+def _outlasted(since: float, now: float) -> int:
+    """How many steps of `PATIENCE` somebody who left then has outlasted.
+
+    The end of each is reckoned as `Neighbours.next_gone` does, lest a round that is punctual comes
+    a rounding error too soon, and the next one a minute later.
+    """
+    return bisect_right(PATIENCE, now, key=lambda step: since + step[0])
 
 
 class Ranks:

@@ -3,9 +3,9 @@
 What they keep is what this peer keeps, or is next in line for. The overlay looks at one contact of
 all every half a minute; this looks at one of the nearest every few seconds, and where one is
 silent at five more: whatever took the one may have taken others. With fewer than one in five gone
-that comes to an end by itself; with more it goes on until all have been looked at. Where peers come
-and go all the time that would be so every time, and most of what a peer sends: so these looks are
-saved up for, a few every minute.
+that comes to an end by itself; with more it goes on until all have been looked at, and those who
+are next in line for the places of the silent. Where peers come and go all the time that would be so
+every time, and most of what a peer sends: so these looks are saved up for, a few every minute.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ log = logging.getLogger("p2pweb.watch")
 EVERY_S = 5.0
 MORE = 5
 # One of those is saved up in so many seconds, 9 bytes a second; at most as many as it takes where
-# half of all have left, until as many as are watched have answered.
+# half of all have left, until as many as are watched have answered, and half as many more.
 MORE_PAUSE_S = 10.0
 MORE_MAX = 3 * NEIGHBOURS
 # Whoever was heard so lately need not be looked at.
@@ -63,27 +63,29 @@ class Watch:
     async def _look(self) -> None:
         """Look at one neighbour; the overlay notes who is silent, and asks again."""
         looked: set[Address] = set()
-        count = 1
-        while stale := self._stalest(count, looked):
+        stale, silent = self._stalest(1, NEIGHBOURS, looked), 0
+        while stale:
             looked.update(stale)
             round_trips = await asyncio.gather(
                 *(self._overlay.ping(address, tries=1) for address in stale)
             )
-            count = self._spend(MORE * round_trips.count(None))
+            lost = round_trips.count(None)
+            silent += lost
+            stale = self._stalest(min(MORE * lost, self._saved()), NEIGHBOURS + silent, looked)
+            self._saving_since += len(stale) * MORE_PAUSE_S
 
-    def _spend(self, wanted: int) -> int:
-        """How many more looks there may be, of so many."""
+    def _saved(self) -> int:
+        """How many more looks there may be."""
         now = asyncio.get_running_loop().time()
-        saved = min((now - self._saving_since) / MORE_PAUSE_S, MORE_MAX)
-        count = min(wanted, int(saved))
-        self._saving_since = now - (saved - count) * MORE_PAUSE_S
-        return count
+        self._saving_since = max(self._saving_since, now - MORE_MAX * MORE_PAUSE_S)
+        return int((now - self._saving_since) / MORE_PAUSE_S)
 
-    def _stalest(self, count: int, looked: set[Address]) -> list[Address]:
-        """Neighbours not heard for longest, but for those who are being asked already."""
+    def _stalest(self, count: int, of: int, looked: set[Address]) -> list[Address]:
+        """Of so many neighbours those not heard for longest, but for those who are being asked
+        already."""
         before = asyncio.get_running_loop().time() - FRESH_S
         # Those with a strike are asked again by the overlay, and others take their places here.
         contacts = [one for one in self._overlay.contacts() if not one.strikes]
-        nearest = sorted(contacts, key=lambda one: distance(one.id, self._node_id))[:NEIGHBOURS]
+        nearest = sorted(contacts, key=lambda one: distance(one.id, self._node_id))[:of]
         stale = [one for one in nearest if one.last_answer < before and one.address not in looked]
         return [one.address for one in sorted(stale, key=lambda one: one.last_answer)[:count]]

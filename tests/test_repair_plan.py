@@ -241,6 +241,16 @@ def test_who_left_is_spared_for_a_while_and_then_gone_and_then_forgotten() -> No
     assert near.present_and_gone(rest, 100.0) == (ids_of_rest, NONE)
 
 
+def test_a_round_that_is_punctual_finds_gone_whom_it_comes_for() -> None:
+    # (since + SPARE_S) - since is less than SPARE_S, in floating point.
+    since = 111.39783392084384
+    assert since + SPARE_S - since < SPARE_S
+    near, (away, *rest) = Neighbours(OWN), contacts(10)
+    near.met(ContactDown(away, Why.SILENT), since)
+    _, gone = near.present_and_gone(rest, near.next_gone(since))
+    assert gone[0] == {away.id}
+
+
 def test_who_is_in_the_table_is_not_gone() -> None:
     near, (away, other) = Neighbours(OWN), contacts(2)
     near.met(ContactDown(away, Why.SILENT), 100.0)
@@ -281,6 +291,19 @@ def test_who_is_missed_only_later_left_at_once_with_the_others() -> None:
     _, gone = near.present_and_gone(everybody[half:], SUDDEN_LATE_S + 1.0 + SPARE_S)
     assert gone[-1] == {late.id, *(one.id for one in everybody[:half])}
     assert gone[0] == {later.id}
+
+
+def test_who_is_missed_first_left_at_once_with_the_others_of_that_minute() -> None:
+    near, everybody = Neighbours(OWN), sorted(contacts(NEIGHBOURS + 2), key=lambda one: one.id)
+    *others, last, farthest = everybody
+    half = NEIGHBOURS // 2
+    near.met(ContactDown(farthest, Why.SILENT), 0.0)
+    near.met(ContactDown(last, Why.SILENT), 1.0)
+    for contact in others[:half]:
+        near.met(ContactDown(contact, Why.SILENT), 0.5 + SUDDEN_S)
+    _, gone = near.present_and_gone(others[half:], 0.5 + SUDDEN_S + SPARE_S)
+    assert gone[-1] == {last.id, *(one.id for one in others[:half])}
+    assert gone[0] == {farthest.id}
 
 
 def test_who_left_before_a_peer_started_did_not_leave_all_at_once() -> None:

@@ -72,11 +72,27 @@ async def test_where_one_is_silent_more_are_asked_at_once() -> None:
 async def test_where_many_left_all_neighbours_are_asked_and_those_next_in_line() -> None:
     everybody = range(1, 3 * NEIGHBOURS)
     around = Around([contact(number) for number in everybody], silent=set(everybody[::2]))
-    asked = await looks(around)
-    # Until as many as are watched have answered.
+    # For each who is silent one more farther off is a neighbour, who may have left with it.
+    assert sorted(await looks(around)) == list(everybody)
+    few = Around([contact(number) for number in everybody], silent=set(everybody[::4]))
+    asked = await looks(few)
+    answered = [number for number in asked if number not in few.silent]
     assert len(asked) == len(set(asked))
-    assert sum(number not in around.silent for number in asked) >= NEIGHBOURS - MORE
-    assert max(asked) <= 2 * NEIGHBOURS + 1
+    assert 0 <= NEIGHBOURS + len(few.silent & set(asked)) - len(answered) <= MORE
+
+
+async def test_looks_that_nobody_was_there_for_stay_saved_up() -> None:
+    first = [contact(number) for number in range(1, 31)]
+    around = Around(first, silent=set(range(1, 31)))
+    watch = Watch(OWN, cast(Overlay, around))
+    await watch._look()
+    assert len(around.asked) == 30
+    later = [contact(number) for number in range(31, 31 + MORE_MAX)]
+    around.known += later
+    around.silent.update(range(31, 31 + MORE_MAX))
+    await watch._look()
+    # The first look of each time costs nothing.
+    assert len(around.asked) == MORE_MAX + 2
 
 
 async def test_where_peers_leave_all_the_time_no_more_are_asked_than_was_saved_up_for() -> None:
