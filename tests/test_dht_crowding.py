@@ -11,6 +11,7 @@ from p2pweb.dht import wire
 from p2pweb.dht.contact import Address, Contact, NodeId, distance
 from p2pweb.dht.crowding import HALVES, around
 from p2pweb.dht.events import Action, LookupDone, Yielded
+from p2pweb.dht.lookups import ELSEWHERE_S
 from p2pweb.dht.settings import Settings
 
 K = 8
@@ -47,16 +48,17 @@ def test_chance_makes_hardly_any_crowd() -> None:
 
 
 class Network:
-    """Honest peers all over the id space, and Sybils that are closer to `KEY` than all of them."""
+    """Honest peers all over the id space, and Sybils that are closer to a key than all of them."""
 
-    def __init__(self, honest: int = 200, sybils: int = 24) -> None:
+    def __init__(self, honest: int = 200, sybils: int = 24, key: bytes = KEY) -> None:
+        self.key = key
         self.bench = Bench(Settings(k=K, small_network=1_000))
         rng = random.Random(1)
         self.honest = [_peer(rng.getrandbits(160), number) for number in range(honest)]
-        self.honest.sort(key=lambda one: distance(one.id, KEY))
-        nearest = distance(self.honest[0].id, KEY)
+        self.honest.sort(key=lambda one: distance(one.id, key))
+        nearest = distance(self.honest[0].id, key)
         self.sybils = [
-            _peer(int.from_bytes(KEY) ^ rng.randrange(1, nearest), honest + number)
+            _peer(int.from_bytes(key) ^ rng.randrange(1, nearest), honest + number)
             for number in range(sybils)
         ]
         self.everybody = {one.address: one for one in [*self.honest, *self.sybils]}
@@ -64,6 +66,10 @@ class Network:
         own = self.bench.peer.own
         self.bench.know(*sorted(self.honest[K:], key=lambda one: distance(one.id, own)))
         self.asked: set[Address] = set()
+
+    def know_the_crowd(self) -> None:
+        """Have the peer have met the Sybils."""
+        self.bench.know(*self.sybils)
 
     def answer(self, to: Contact, question: wire.Question) -> object:
         if isinstance(question, wire.Ping):
@@ -131,3 +137,57 @@ def test_a_search_that_is_given_up_takes_those_around_the_crowd_along() -> None:
     assert len(lookups._running) > 1
     peer.cancel(1, now)
     assert not lookups._running
+
+
+# A peer whose own id, zero, is next to the key
+
+NEAR = (1 << 140).to_bytes(20)
+
+
+def test_who_stands_in_a_crowd_sees_it_by_how_far_apart_peers_stand_elsewhere() -> None:
+    network = Network(key=NEAR)
+    network.know_the_crowd()
+    peer, now = network.bench.peer, network.bench.now
+    for token in (1, 2):
+        network.asked.clear()
+        happened = network.run(peer.find_value(token, NEAR, now))
+        found = [one.found.contact for one in happened if isinstance(one, Yielded)]
+        assert len(found) >= K / 2 and set(found) <= set(network.honest[:K])
+        assert [one.token for one in happened if isinstance(one, LookupDone)] == [token]
+        # Elsewhere, in the other half, it is looked only once.
+        is_elsewhere = any(network.everybody[one].id[0] & 0x80 for one in network.asked)
+        assert is_elsewhere == (token == 1)
+    network.bench.now += ELSEWHERE_S + 1.0
+    network.run(peer.find_value(3, NEAR, network.bench.now))
+    assert any(network.everybody[one].id[0] & 0x80 for one in network.asked)
+
+
+def test_where_nobody_answers_elsewhere_a_lookup_ends_all_the_same() -> None:
+    network = Network(key=NEAR)
+    network.know_the_crowd()
+    answer = network.answer
+
+    def only_here(to: Contact, question: wire.Question) -> object:
+        is_far = isinstance(question, wire.FindNode) and question.key[0] & 0x80
+        return b"garbage" if is_far else answer(to, question)
+
+    network.answer = only_here  # type: ignore[method-assign]
+    peer, now = network.bench.peer, network.bench.now
+    happened = network.run(peer.find_node(1, NEAR, now))
+    (done,) = [one for one in happened if isinstance(one, LookupDone)]
+    assert set(done.closest) <= set(network.sybils)
+
+
+def test_who_stands_as_far_from_others_as_these_from_one_another_looks_nowhere_else() -> None:
+    network = Network(sybils=0, key=NEAR)
+    happened = network.run(network.bench.peer.find_node(1, NEAR, network.bench.now))
+    assert [one.token for one in happened if isinstance(one, LookupDone)] == [1]
+    assert not any(network.everybody[one].id[0] & 0x80 for one in network.asked)
+
+
+def test_whom_a_peer_finds_next_to_itself_it_takes_as_they_are() -> None:
+    network = Network(key=NEAR)
+    network.know_the_crowd()
+    happened = network.run(network.bench.peer.find_node(1, bytes(20), network.bench.now))
+    (done,) = [one for one in happened if isinstance(one, LookupDone)]
+    assert len(done.closest) == K

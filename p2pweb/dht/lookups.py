@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from p2pweb.dht import wire
 from p2pweb.dht.asking import Asker
-from p2pweb.dht.contact import Address, Contact, NodeId, distance
+from p2pweb.dht.contact import ID_BITS, Address, Contact, NodeId, distance
 from p2pweb.dht.crowding import around
 from p2pweb.dht.events import Found, LookupDone, Yielded
 from p2pweb.dht.hearsay import Hearsay
@@ -18,6 +19,13 @@ from p2pweb.dht.rates import machine
 
 # The parts of the id space that are looked at for gaps: 32 of them.
 STRATA_BITS = 5
+
+# Where the k nearest to this peer stand so much closer together than all others that it knows or
+# has heard of, somebody may have put them there.
+CROWDED = 3
+# Then it is looked up how far apart peers stand elsewhere, once in so long: a network does not grow
+# much faster, and it costs a lookup.
+ELSEWHERE_S = 1_800.0
 
 # Padded questions of one lookup to one host: as many peers behind one address get their answers to
 # us in one round trip, the others in two.
@@ -52,6 +60,8 @@ class Run:
     parent: Run | None = None
     around: list[Contact] = field(default_factory=list)
     radius: int = 0
+    # It is to say how far apart peers stand elsewhere, before the other one can be told a crowd.
+    measures: bool = False
 
     @property
     def is_upkeep(self) -> bool:
@@ -61,7 +71,7 @@ class Run:
     def heeds(self, contact: Contact) -> bool:
         """Whether a contact is not of the crowd that a lookup is to find those around of: these
         would all be asked before anybody else, and name one another."""
-        if self.parent is None:
+        if self.parent is None or self.measures:
             return True
         return distance(contact.id, self.parent.key) >= distance(self.key, self.parent.key)
 
@@ -99,6 +109,8 @@ class Lookups:
         self._paused = 0
         self._waiting: deque[Run] = deque()
         self._tokens: dict[int, Run] = {}
+        # How far the last of k is from a key that nobody can have chosen, and when that was found.
+        self._elsewhere = 0, -math.inf
 
     def add(self, run: Run) -> None:
         """Queue a lookup; `start_waiting` starts it when there is room."""
@@ -133,11 +145,14 @@ class Lookups:
 
     def thinnest(self) -> tuple[int, int]:
         """Of which part of the id space the fewest are known, and how many those are."""
-        bits = STRATA_BITS
-        known = zip(self._hearsay.strata(bits), self._asker.table.strata(bits), strict=True)
-        counts = [sum(two) for two in known]
+        counts = self._strata()
         fewest = min(counts)
         return counts.index(fewest), fewest
+
+    def _strata(self) -> list[int]:
+        bits = STRATA_BITS
+        known = zip(self._hearsay.strata(bits), self._asker.table.strata(bits), strict=True)
+        return [sum(two) for two in known]
 
     def glance(self, key: bytes, contact: Contact, now: float) -> None:
         """Ask one contact for those that it knows near a key, to have heard of them."""
@@ -275,32 +290,60 @@ class Lookups:
     def _is_crowded(self, run: Run, lookup: Lookup, now: float) -> bool:
         """Whether a lookup waits for those around the crowd that is next to its key."""
         if run.children is None and run.token is not None:
-            keys = self._around(run, lookup)
-            run.children = [Run(key, values=False, token=None, parent=run) for key in keys]
+            children = self._around(run, lookup, now)
+            run.children = children.copy()
             # At once, whatever waits for its turn: this one asks nothing meanwhile.
-            for child in run.children.copy():
+            for child in children:
                 self._start(child, now)
-            return bool(keys)
+            return bool(children)
         return bool(run.children)
 
-    def _around(self, run: Run, lookup: Lookup) -> list[bytes]:
-        table, k = self._asker.table, self._settings.k
+    def _around(self, run: Run, lookup: Lookup, now: float) -> list[Run]:
+        """The lookups that one has to wait for: those around a crowd, or the one that says whether
+        there is one."""
+        table, k, own = self._asker.table, self._settings.k, self._own
         radius = lookup.radius_of(k)
         # Of a few contacts it cannot be told how far apart peers stand.
         if radius is None or len(table) < 2 * k:
             return []
-        usual = distance(table.nearest(self._own, k)[-1].id, self._own)
+        usual = distance(table.nearest(own, k)[-1].id, own)
+        # Whoever crowds a key crowds the peers next to it too.
+        if _part(run.key) == _part(own) and run.key != own and self._is_crowd_here(usual):
+            elsewhere, since = self._elsewhere
+            if now - since > ELSEWHERE_S:
+                return [Run(self._far_key(), values=False, token=None, parent=run, measures=True)]
+            usual = max(usual, elsewhere)
         # All that `around` leads to: what the table says of how far that is may be too little.
         run.radius = (1 << usual.bit_length()) - 1
-        return around(run.key, radius, usual, k)
+        keys = around(run.key, radius, usual, k)
+        return [Run(key, values=False, token=None, parent=run) for key in keys]
+
+    def _is_crowd_here(self, radius: int) -> bool:
+        """Whether the k nearest, the last of which is so far, may be a crowd."""
+        counts = self._strata()
+        del counts[_part(self._own)]
+        average = (len(counts) * self._settings.k << ID_BITS - STRATA_BITS) // max(1, sum(counts))
+        return average > CROWDED * radius
+
+    def _far_key(self) -> bytes:
+        """A key in the other half of the id space, which nobody can foresee."""
+        first, *others = self._asker.entropy(len(self._own))
+        return bytes([first & 0x7F | ~self._own[0] & 0x80, *others])
 
     def _end_child(self, child: Run, parent: Run, closest: tuple[Contact, ...], now: float) -> None:
         assert parent.children is not None and parent.lookup is not None  # noqa: S101
         parent.children.remove(child)
-        parent.around += closest
-        if not parent.children:
+        if child.measures:
+            k = self._settings.k
+            radius = distance(closest[k - 1].id, child.key) if len(closest) >= k else 0
+            self._elsewhere = radius, now
+            parent.children = None
+        else:
+            parent.around += closest
+            if parent.children:
+                return
             parent.lookup.widen(parent.around, parent.radius)
-            self._advance(parent, parent.lookup, now)
+        self._advance(parent, parent.lookup, now)
 
     def _is_proved(self, contact: Contact) -> bool:
         """Whether a contact said itself who it is, in this run or an earlier one."""
@@ -356,6 +399,11 @@ class Lookups:
             return None
         entry = table.get(contact.id)
         return entry.contact if entry is not None and entry.is_sound else contact
+
+
+def _part(key: bytes) -> int:
+    """In which of the parts of the id space it is that are looked at for gaps."""
+    return key[0] >> 8 - STRATA_BITS
 
 
 def _learns(run: Run, lookup: Lookup, proved: Contact) -> bool:
