@@ -6,6 +6,7 @@ wrong there: nobody listening, too slow, not a peer, bytes that are not what the
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import aiohttp
@@ -59,6 +60,11 @@ COMMIT_S = 30.0
 SLOWEST_BYTES_PER_S = 32 * 1024
 # A publish answers after several such commits on other peers, and retries.
 PLACE_S = 300.0
+# A machine that vanishes meanwhile says nothing: after so long without a word the system asks it
+# whether it is there, so often, every so many seconds. Then the connection is over.
+PROBE_AFTER_S = 10
+PROBES_MAX = 3
+PROBE_EVERY_S = 5
 # A peer looks at its disk and asks some others, each of which tries for `REACH_S`.
 FACTS_S = 20.0
 # Enough for every peer of a small network at once; more wait their turn.
@@ -81,14 +87,26 @@ def tcp_connector(
     socket_factory: aiohttp.SocketFactoryType | None = None,
     local_host: str | None = None,
 ) -> aiohttp.BaseConnector:
-    """Connections within the limits above, over real sockets or those of a factory; from a certain
-    address (IP literal) of this machine, or from whichever the system takes."""
+    """Connections within the limits above, over real sockets, probed, or those of a factory; from a
+    certain address (IP literal) of this machine, or from whichever the system takes."""
     return aiohttp.TCPConnector(
         local_addr=None if local_host is None else (local_host, 0),
         limit=CONNECTIONS_MAX,
         limit_per_host=CONNECTIONS_PER_PEER_MAX,
-        socket_factory=socket_factory,
+        socket_factory=socket_factory or _probed_socket,
     )
+
+
+def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Linux's name and macOS's.
+    after = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
+    made.setsockopt(socket.IPPROTO_TCP, getattr(socket, after), PROBE_AFTER_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES_MAX)
+    return made
 
 
 class PeerClient:
