@@ -32,6 +32,7 @@ from p2pweb.dht.settings import DEFAULTS
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange.authorization import Gate, Prover
 from p2pweb.exchange.client import ConnectorFactory, PeerClient, tcp_connector
+from p2pweb.exchange.doubt import Doubt
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.service import Duties, PeerService, Placed
 from p2pweb.exchange.status import status_of
@@ -146,7 +147,10 @@ class PeerNode:
             seal=Seal(secret) if secret else None,
         )
         self.client = PeerClient(connector, Prover(secret, wall) if secret else None)
-        self.reader = BlobReader(store, self.client, self.overlay, self._run, port=options.port)
+        doubt = Doubt()
+        self.reader = BlobReader(
+            store, self.client, self.overlay, self._run, doubt=doubt, port=options.port
+        )
         self.sites = Sites(
             store,
             self.overlay,
@@ -174,6 +178,7 @@ class PeerNode:
             self.client,
             self.overlay,
             self.reader,
+            doubt,
             self._kept_site,
             run=self._run,
             write=self._writer,

@@ -22,6 +22,7 @@ from p2pweb.dht.events import ContactDown, Event
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
 from p2pweb.errors import CorruptError, NotAPeerError, RemoteError, UnavailableError
 from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.doubt import Doubt
 from p2pweb.exchange.reader import BlobReader, Runner, Source
 from p2pweb.exchange.wire import (
     BUNDLE_DATA_BYTES,
@@ -92,6 +93,7 @@ class Repair:
         client: PeerClient,
         overlay: Overlay,
         reader: BlobReader,
+        doubt: Doubt,
         live: Callable[[], Awaitable[SiteVersion | None]],
         *,
         run: Runner,
@@ -107,6 +109,7 @@ class Repair:
         self._client = client
         self._overlay = overlay
         self._reader = reader
+        self._doubt = doubt
         self._live = live
         self._run = run
         self._write = write
@@ -327,6 +330,19 @@ class Repair:
         near = self._overlay.closest(key, RECORD_COPIES)
         return self._neighbours.best_first(near, asyncio.get_running_loop().time())
 
+    def trusted(self, key: bytes) -> list[Contact]:
+        """The same, but for those that are doubtful."""
+        now = asyncio.get_running_loop().time()
+        return [one for one in self.closest(key) if not self._doubt.has(one.address, now)]
+
+    def blame(self, contact: Contact) -> None:
+        """It failed, or sent what it should not."""
+        self._doubt.failed(contact.address, asyncio.get_running_loop().time())
+
+    def trust(self, contact: Contact) -> None:
+        """It sent bytes that are proved."""
+        self._doubt.proved(contact.address)
+
     def note(self, contact: Contact, *, keeps: bool) -> None:
         """Whether a contact keeps the site."""
         self._neighbours.note(contact, asyncio.get_running_loop().time(), keeps=keeps)
@@ -355,6 +371,7 @@ class Repair:
             answer = None
         except RemoteError as error:
             log.info("a peer has no copies for this one: %s", error)
+            self.blame(contact)
             return None
         self.note(contact, keeps=answer is not None)
         self.received += len(answer.items) if answer is not None else 0
@@ -438,7 +455,9 @@ class _Work:
         in_vain = 0
         while in_vain < TRIES_MAX:
             others = {key: asked[key] | self._failed for key in wanted}
-            asks = whom_to_ask(others, self._repair.closest, self._copies)
+            asks = whom_to_ask(others, self._repair.trusted, self._copies) or whom_to_ask(
+                others, self._repair.closest, self._copies
+            )
             if not asks:
                 break
             before = len(wanted)
@@ -486,6 +505,7 @@ class _Work:
             except (InvalidMessageError, InvalidBlockError) as error:
                 where = format_address(contact.address)
                 log.warning("%s sent what it should not: %s", where, error)
+                self._repair.blame(contact)
                 self._failed.add(contact)
                 return
             except OSError as error:
@@ -496,7 +516,9 @@ class _Work:
         for (key, item, gives), is_whole in zip(items, whole, strict=True):
             if is_whole:
                 self.fetched += 1
-                del wanted[key]
+                # A record alone proves nothing: anybody can have that.
+                if wanted.pop(key).with_bytes:
+                    self._repair.trust(contact)
             elif _is_long(item):
                 long.append(wanted.pop(key))
             elif gives and any(whole):

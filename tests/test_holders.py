@@ -18,7 +18,7 @@ from peer_processes import free_ports
 from p2pweb.address import Address
 from p2pweb.blobs import BLOCK_BYTES, BlobId, segments_of
 from p2pweb.dht.overlay import Overlay
-from p2pweb.errors import UnavailableError
+from p2pweb.errors import RemoteError, UnavailableError
 from p2pweb.exchange import holders as holders_module
 from p2pweb.exchange import reader as reader_module
 from p2pweb.exchange import wire
@@ -269,6 +269,23 @@ async def test_a_pointer_of_a_pointed_peer_is_not_followed() -> None:
     async with listening(point_on) as other, pointing_to(other) as (reader, _):
         assert await reader.read_all(SOURCE) == DATA
         assert len(asked) == 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"x"])
+async def test_whoever_begins_to_send_is_known_from_those_that_are_silent(sent: bytes) -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 206 Partial Content\r\nContent-Length: 1000\r\n\r\n" + sent)
+        writer.close()
+
+    client, told = PeerClient(), []
+    async with listening(drip) as dripping:
+        with pytest.raises(RemoteError):
+            await client.blocks_or_pointer(
+                dripping, BLOB, SEGMENTS[0].hashes, range(1), began=lambda: told.append(sent)
+            )
+    assert told == ([sent] if sent else [])
+    await client.close()
 
 
 @dataclass

@@ -73,6 +73,7 @@ class Holder:
         group: range,
         *,
         serves_at: int | None = None,
+        began: Callable[[], None],
         came: Callable[[int, bytes], None],
     ) -> list[bytes]:
         self.asked.append(group)

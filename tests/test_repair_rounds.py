@@ -16,9 +16,11 @@ from p2pweb import repair as repair_module
 from p2pweb.blobs import blob_of, segments_of
 from p2pweb.dht.contact import Contact, NodeId
 from p2pweb.dht.overlay import Overlay
+from p2pweb.errors import RemoteError
 from p2pweb.exchange.client import PeerClient
+from p2pweb.exchange.doubt import Doubt
 from p2pweb.exchange.reader import BlobReader
-from p2pweb.exchange.wire import PROTOCOL, Bundle, PeerInfo
+from p2pweb.exchange.wire import PROTOCOL, Bundle, PeerInfo, decode_bundle, encode_bundle
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Entry, Manifest
 from p2pweb.pages import Pages
@@ -119,7 +121,10 @@ def keep(store: Store, number: int, seq: int) -> None:
 
 @asynccontextmanager
 async def repairing(
-    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, remembered: Sequence[Contact] = ()
+    world: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    remembered: Sequence[Contact] = (),
+    doubt: Doubt | None = None,
 ) -> AsyncIterator[Repair]:
     """Rounds that come at once; `world.looked` has the paths that were looked after."""
     for pause in ("AFTER_VERSION_S", "PAUSE_S"):
@@ -146,6 +151,7 @@ async def repairing(
         cast(PeerClient, world.neighbours),
         cast(Overlay, world.neighbours),
         cast(BlobReader, None),
+        doubt or Doubt(),
         live,
         run=run,
         write=run,
@@ -240,3 +246,52 @@ async def test_only_a_newcomer_and_who_comes_back_among_strangers_meets_those_fa
             await looked_after(world, repair)
             around = world.neighbours
             assert (around.around, around.met, around.explored) == seen
+
+
+async def test_who_failed_is_asked_for_copies_last_until_it_sends_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    does: list[Callable[[int], Bundle]] = []
+    asked: list[int] = []
+    first, second = (one.address for one in Neighbours().known)
+
+    def has(seq: int) -> Bundle:
+        record, data = file_of(4, seq)
+        return decode_bundle(encode_bundle([Item(sign(record, KEY))], segments_of(data)))
+
+    def lies(seq: int) -> Bundle:
+        forged = [msgspec.structs.replace(part, data=b"x") for part in has(seq).parts]
+        return msgspec.structs.replace(has(seq), parts=tuple(forged))
+
+    def has_not(seq: int) -> Bundle:
+        return Bundle((), (), 0)
+
+    def fails(seq: int) -> Bundle:
+        raise RemoteError("it does not answer in time")
+
+    async def copies(address: tuple[str, int], wanted: object) -> Bundle:
+        asked.append(address[1])
+        return does[address[1] - 1](seqs[4])
+
+    # What each of the two does with one version after the other, and who is asked, in order.
+    turns: list[tuple[tuple[Callable[[int], Bundle], ...], list[int]]] = [
+        ((fails, has), [1, 2]),
+        ((has, has), [2]),
+        ((has, has_not), [2, 1]),
+        ((lies, has), [1, 2]),
+        ((has, has), [2]),
+    ]
+    seqs = [1] * FILES
+    world, doubt = world_of(seqs), Doubt()
+    async with repairing(world, monkeypatch, doubt=doubt) as repair:
+        await looked_after(world, repair)
+        monkeypatch.setattr(world.neighbours, "copies", copies)
+        for seq, (deeds, order) in enumerate(turns, 2):
+            does[:] = deeds
+            asked.clear()
+            seqs[4] = seq
+            world.version = version_of(seq, seqs)
+            assert "/4.txt" in await looked_after(world, repair)
+            assert asked == order
+            now = asyncio.get_running_loop().time()
+            assert [doubt.has(one, now) for one in (first, second)] == [order[-1] == 2, False]

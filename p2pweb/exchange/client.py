@@ -233,16 +233,19 @@ class PeerClient:
         blocks: range,
         *,
         serves_at: int | None = None,
+        began: Callable[[], None] = lambda: None,
         came: Callable[[int, bytes], None] = lambda number, block: None,
     ) -> list[bytes] | Elsewhere | None:
         """As `blocks`, each handed to `came` once it is proved; or who else has them, where this
-        peer says at which port it passes on what it reads."""
+        peer says at which port it passes on what it reads. `began` is called with the first bytes,
+        and maybe later."""
         segment = blocks.start // SEGMENT_BLOCKS
         start = (blocks.start - segment * SEGMENT_BLOCKS) * BLOCK_BYTES
         size = sum(blob.block_size(block) for block in blocks)
         found: list[bytes] = []
 
         def take(data: bytes | bytearray) -> None:
+            began()
             while len(found) < len(blocks):
                 number, at = blocks[len(found)], len(found) * BLOCK_BYTES
                 if len(data) < at + blob.block_size(number):

@@ -2,8 +2,9 @@
 
 The holders of a segment are those that answer FIND_VALUE for its key and say that they have the
 bytes. Of those known the one with the least to do for this peer is asked, and those equally busy
-take turns. One that is slow, as fetches go here, is overtaken by the next; whichever answers first
-with proved bytes wins.
+take turns. One that is slow, as fetches go here, is overtaken by the next, and one that fails is
+replaced at once; whichever answers first with proved bytes wins. Those that lately failed or were
+overtaken are asked last (`doubt`).
 
 A holder that is asked by many may point to a peer that it has just sent the bytes (`crowd`). That
 one is asked once, for a bounded time; if nothing comes of it, the holder has to send them itself.
@@ -14,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import Generic, TypeVar
 
@@ -27,6 +29,7 @@ from p2pweb.dht.rtt import Rtt
 from p2pweb.dht.settings import DEFAULTS
 from p2pweb.errors import RemoteError, UnavailableError
 from p2pweb.exchange.client import READ_IDLE_S, PeerClient
+from p2pweb.exchange.doubt import Doubt
 from p2pweb.exchange.wire import Elsewhere
 
 # Twice the median round trip of the wide-area network that DHT-NOTES takes as its measure. On a
@@ -35,8 +38,11 @@ HEDGE_S = 0.3
 # Where fetches take longer, as on a thin line or in a crowd, to ask somebody else after so short a
 # time would double the load: then they are waited for as long as they take here, up to this.
 HEDGE_S_MAX = READ_IDLE_S
-# Holders asked for one range at the same time: one, and one that overtakes it, twice over.
+# Holders that send one range at the same time: one, and one that overtakes it, twice over.
 HEDGES_MAX = 4
+# As many again may be silent beside them, which costs this peer's line nothing. A liar's silence
+# lasts for READ_IDLE_S, and where half of all peers lie four of them are often asked in a row.
+ASKED_MAX = 8
 # Remembered holders: for how many keys, and how many of each.
 KNOWN_KEYS_MAX = 4_096
 KNOWN_HOLDERS_MAX = 4
@@ -71,7 +77,19 @@ class _Answer(Generic[T]):
 
     address: Address
     result: T | RemoteError | None
-    took_s: float
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A holder that was asked, and what has come of it so far: any bytes; a proved block, or where
+    it points."""
+
+    since_s: float
+    sends: bool = False
+    has_answered: bool = False
+
+    def began(self) -> None:
+        self.sends = True
 
 
 @dataclass(slots=True)
@@ -88,9 +106,12 @@ class Holders:
     `port` is where this peer serves what it reads to others; None where it does not.
     """
 
-    def __init__(self, client: PeerClient, overlay: Overlay, port: int | None) -> None:
+    def __init__(
+        self, client: PeerClient, overlay: Overlay, doubt: Doubt, port: int | None
+    ) -> None:
         self._client = client
         self._overlay = overlay
+        self._doubt = doubt
         self._port = port
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._asking: Counter[Address] = Counter()
@@ -106,7 +127,7 @@ class Holders:
 
     async def hashes(self, key: bytes, blob: BlobId) -> bytes:
         """A blob's joined block hashes, proved. UnavailableError where nobody sends them."""
-        return await self._first(key, lambda address: self._client.hashes(address, blob))
+        return await self._first(key, lambda address, _: self._client.hashes(address, blob))
 
     async def blocks(
         self,
@@ -119,7 +140,9 @@ class Holders:
         """Consecutive blocks of the segment with this key, proved; each handed to `came` as soon as
         it is, some more than once. UnavailableError likewise."""
         blocks = await self._first(
-            key, lambda address: self._blocks(address, blob, hashes, group, came), self._took
+            key,
+            lambda address, asked: self._blocks(address, blob, hashes, group, came, asked),
+            self._took,
         )
         if blob.block_count > len(group):
             self._learn_soon(key)
@@ -139,10 +162,13 @@ class Holders:
                     address = await anext(holders, None)
                     if address is None:
                         break
-                    with contextlib.suppress(RemoteError):
+                    try:
                         found = await self._client.deltas(address, blob, base_root, versions)
-                        if found:
-                            return found
+                    except RemoteError:
+                        self._doubt.failed(address, asyncio.get_running_loop().time())
+                        continue
+                    if found:
+                        return found
         return []
 
     def remember(self, key: bytes, address: Address) -> None:
@@ -157,37 +183,43 @@ class Holders:
     async def _first(
         self,
         key: bytes,
-        ask: Callable[[Address], Awaitable[T | None]],
+        ask: Callable[[Address, _Asked], Awaitable[T | None]],
         took: Rtt | None = None,
     ) -> T:
         """What the first holder answers, the next one being asked whenever one fails or dawdles."""
         clock = asyncio.get_running_loop().time
         events: asyncio.Queue[_Candidate | _Answer[T]] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
-        asked: list[Address] = []
+        asked: dict[Address, _Asked] = {}
+        waiting: dict[Address, _Asked] = {}
         holders = self._holders(key)
         faults: list[str] = []
-        waiting, seeking, exhausted, overtake = 0, False, False, False
+        seeking, exhausted, overtake = False, False, False
 
         async def seek() -> None:
-            events.put_nowait(_Candidate(await anext(holders, None)))
+            try:
+                address = await anext(holders, None)
+            except OverlayClosedError:
+                address = None
+            events.put_nowait(_Candidate(address))
 
         async def attempt(address: Address) -> None:
-            began_s = clock()
             self._asking[address] += 1
             try:
-                result: T | RemoteError | None = await ask(address)
+                result: T | RemoteError | None = await ask(address, asked[address])
             except RemoteError as error:
                 result = error
             finally:
                 self._asking[address] -= 1
                 if not self._asking[address]:
                     del self._asking[address]
-            events.put_nowait(_Answer(address, result, clock() - began_s))
+            events.put_nowait(_Answer(address, result))
 
         try:
             while True:
-                may_seek = not seeking and not exhausted and waiting < HEDGES_MAX
+                sending = sum(one.sends for one in waiting.values())
+                has_room = len(waiting) < ASKED_MAX and sending < HEDGES_MAX
+                may_seek = has_room and not seeking and not exhausted
                 if may_seek and (overtake or not waiting):
                     tasks.append(asyncio.ensure_future(seek()))
                     seeking, may_seek, overtake = True, False, False
@@ -205,21 +237,26 @@ class Holders:
                     if event.address is None:
                         exhausted = True
                     else:
-                        waiting += 1
-                        asked.append(event.address)
+                        asked[event.address] = waiting[event.address] = _Asked(clock())
                         tasks.append(asyncio.ensure_future(attempt(event.address)))
                     continue
-                waiting -= 1
+                del waiting[event.address]
                 if event.result is None or isinstance(event.result, RemoteError):
+                    if event.result is not None:
+                        self._doubt.failed(event.address, clock())
+                    overtake = True
                     lost = f"{format_address(event.address)} has lost it"
                     faults.append(str(event.result or lost))
                     self._forget(key, event.address)
                 else:
                     self.remember(key, event.address)
-                    for overtaken in asked[: asked.index(event.address)]:
+                    self._doubt.proved(event.address)
+                    self._blame(waiting)
+                    order = list(asked)
+                    for overtaken in order[: order.index(event.address)]:
                         self._forget(key, overtaken)
                     if took is not None:
-                        took.sample(event.took_s)
+                        took.sample(clock() - asked[event.address].since_s)
                     return event.result
         finally:
             for task in tasks:
@@ -231,32 +268,64 @@ class Holders:
         """How long a fetch may take here before somebody else is asked as well."""
         return self._took.timeout_s() or HEDGE_S
 
+    def _blame(self, waiting: Mapping[Address, _Asked]) -> None:
+        """Doubt those that have been silent for longer than a fetch takes here. Whoever has sent a
+        block of its own is none of them; nor is who has pointed elsewhere, since a crowd is why."""
+        now = asyncio.get_running_loop().time()
+        for address, asked in waiting.items():
+            if not asked.has_answered and now - asked.since_s > self._patience_s():
+                self._doubt.failed(address, now)
+
     # --- which holder ---
 
     async def _holders(self, key: bytes) -> AsyncGenerator[Address, None]:
         """Where a key's bytes are: who is known to have them, then whom FIND_VALUE names, and then
-        whom it names the next time."""
+        whom it names the next time. The doubtful come after all others of a lookup, or while it
+        finds nobody for as long as others would be overtaken."""
         asked: list[Address] = []
         while (address := self._least_busy(key, asked)) is not None:
             asked.append(address)
             yield address
+        doubtful = [one for one in self._known_at(key).addresses if one not in asked]
         for _ in range(LOOKUPS_MAX):
             async with self._overlay.find_value(key) as lookup:
-                async for found in lookup:
-                    if found.extra.get("has") is True and found.contact.address not in asked:
-                        asked.append(found.contact.address)
-                        yield found.contact.address
+                values = aiter(lookup)
+                while True:
+                    try:
+                        async with asyncio.timeout(self._patience_s() if doubtful else None):
+                            found = await anext(values, None)
+                    except TimeoutError:
+                        asked.append(doubtful.pop(0))
+                        yield asked[-1]
+                        continue
+                    if found is None:
+                        break
+                    address = found.contact.address
+                    if found.extra.get("has") is not True or address in (*asked, *doubtful):
+                        continue
+                    if self._is_doubtful(address):
+                        doubtful.append(address)
+                    else:
+                        asked.append(address)
+                        yield address
+            while doubtful:
+                asked.append(doubtful.pop(0))
+                yield asked[-1]
 
     def _least_busy(self, key: bytes, but: list[Address]) -> Address | None:
-        """The known holder that is asked the least by this peer, and longest ago; it is asked."""
+        """The known holder that is asked the least by this peer, and longest ago, but for doubtful
+        ones; it is asked."""
         addresses = self._known_at(key).addresses
-        able = [address for address in addresses if address not in but]
+        able = [one for one in addresses if one not in but and not self._is_doubtful(one)]
         if not able:
             return None
         chosen = min(able, key=lambda address: self._asking[address])
         addresses.remove(chosen)
         addresses.append(chosen)
         return chosen
+
+    def _is_doubtful(self, address: Address) -> bool:
+        return self._doubt.has(address, asyncio.get_running_loop().time())
 
     def _known_at(self, key: bytes) -> _Known:
         known = self._known.setdefault(key, _Known())
@@ -288,7 +357,8 @@ class Holders:
                     if len(addresses) >= KNOWN_HOLDERS_MAX:
                         return
                     address = found.contact.address
-                    if found.extra.get("has") is True and address not in addresses:
+                    is_news = address not in addresses and not self._is_doubtful(address)
+                    if found.extra.get("has") is True and is_news:
                         addresses.insert(0, address)
         except OverlayClosedError:
             return
@@ -302,19 +372,34 @@ class Holders:
         hashes: bytes,
         group: range,
         came: Callable[[int, bytes], None],
+        asked: _Asked,
     ) -> list[bytes] | None:
-        ask, clock = self._client.blocks_or_pointer, asyncio.get_running_loop().time
-        port = None if clock() < self._alone_until else self._port
-        answer = await ask(holder, blob, hashes, group, serves_at=port, came=came)
+        clock = asyncio.get_running_loop().time
+
+        def sent(number: int, block: bytes) -> None:
+            asked.has_answered = True
+            came(number, block)
+
+        ask = partial(
+            self._client.blocks_or_pointer,
+            holder,
+            blob,
+            hashes,
+            group,
+            began=asked.began,
+            came=sent,
+        )
+        answer = await ask(serves_at=None if clock() < self._alone_until else self._port)
         if not isinstance(answer, Elsewhere):
             return answer
+        asked.has_answered = True
         if answer.address != holder and may_point(holder, answer.address):
             blocks = await self._follow(answer.address, blob, hashes, group, came)
             if blocks is not None:
                 return blocks
         self._alone_until = clock() + ALONE_S
         # Whoever does not say where it serves is not pointed elsewhere.
-        answer = await ask(holder, blob, hashes, group, came=came)
+        answer = await ask()
         return None if isinstance(answer, Elsewhere) else answer
 
     async def _follow(

@@ -29,6 +29,7 @@ from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange.block_cache import BlockCache
 from p2pweb.exchange.client import DELTAS_MAX, READ_IDLE_S, PeerClient
+from p2pweb.exchange.doubt import Doubt
 from p2pweb.exchange.holders import Holders
 from p2pweb.manifest import Manifest
 from p2pweb.store.store import Store
@@ -92,10 +93,12 @@ class BlobReader:
         overlay: Overlay,
         run: Runner,
         *,
+        doubt: Doubt | None = None,
         port: int | None = None,
     ) -> None:
+        """`doubt` is what others use too, if anybody does."""
         self._store = store
-        self._holders = Holders(client, overlay, port)
+        self._holders = Holders(client, overlay, doubt or Doubt(), port)
         self._run = run
         self._cache = BlockCache(CACHE_BYTES)
         self._passing = BlockCache(PASSING_BYTES)
