@@ -6,14 +6,15 @@ that do not hear ask for it in their own time.
 """
 
 import asyncio
+import heapq
 import logging
 import math
 from collections.abc import Callable
 
 from p2pweb.address import Address, format_address
 from p2pweb.dht.chance import Rng
-from p2pweb.dht.contact import ID_BYTES, Contact
-from p2pweb.dht.overlay import Overlay, OverlayClosedError
+from p2pweb.dht.contact import ID_BYTES, Contact, distance
+from p2pweb.dht.overlay import ContactState, Overlay, OverlayClosedError
 from p2pweb.keys import SiteId
 from p2pweb.records import Signed, SiteRecord, record_key
 from p2pweb.store.live import order_of
@@ -102,11 +103,21 @@ class News:
         task.add_done_callback(self._tellings.discard)
 
     def _audience(self, teller: Address | None) -> list[Contact]:
-        """Whom to tell: everybody, where they are few."""
+        """Whom to tell: everybody, where they are few; else rather those that have answered what
+        they were asked last, since the dead are told twice, in vain."""
         keys = [self._rng.getrandbits(8 * ID_BYTES).to_bytes(ID_BYTES) for _ in range(FAR)]
-        far = [one for key in keys for one in self._overlay.closest(key, 1)]
-        near = self._overlay.closest(self._overlay.id, NEAR)
+        far = [one for key in keys for one in self._closest(key, 1)]
+        near = self._closest(self._overlay.id, NEAR)
         return [one for one in dict.fromkeys([*near, *far]) if one.address != teller]
+
+    def _closest(self, key: bytes, count: int) -> list[Contact]:
+        """The contacts nearest to a key, those last that may be dead."""
+
+        def place(one: ContactState) -> tuple[bool, int]:
+            return one.strikes > 0 or not one.proved, distance(one.id, key)
+
+        nearest = heapq.nsmallest(count, self._overlay.contacts(), key=place)
+        return [Contact(one.id, one.address) for one in nearest]
 
     async def _tell(self, contact: Contact, signed: Signed) -> None:
         assert isinstance(signed.record, SiteRecord)  # noqa: S101 - `spread` is given no other

@@ -37,7 +37,8 @@ from p2pweb.store.store import Full, Item, Store
 log = logging.getLogger("p2pweb.sites")
 
 # All that keep a site have its record, not only the k closest to its key; so no more are asked for
-# the version of a site that is kept here. With half of all peers liars one in a thousand times all
+# a newer version of a site that is kept here (all are where none is: that nobody has any is not to
+# be taken from a few). With half of all peers liars one in a thousand times all
 # of these are, and news, or the next time, tells.
 ASKED_KEPT = 10
 # How old what is served may be before it is asked for again, beside the visitor's request. News
@@ -334,7 +335,8 @@ class Sites:
         best: Signed | None = None
         taking = asyncio.ensure_future(self._try_to_take(site, None, known))
         key = dht_key(site_name(site))
-        need = ASKED_KEPT if self._keeps(site) else None
+        is_kept = known.version is not None and self._keeps(site)
+        need = ASKED_KEPT if is_kept else None
 
         def told(signed: Signed, teller: Address) -> None:
             nonlocal best, taking

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -406,6 +407,24 @@ def test_fewer_answers_end_a_lookup_that_needs_fewer() -> None:
     assert one.unheard() == [contact(n) for n in range(3, 21)]
 
 
+@pytest.mark.parametrize("spares", [True, False])
+def test_beside_who_is_in_doubt_one_more_is_asked_where_there_are_spares(spares: bool) -> None:
+    contacts = [contact(n) for n in range(1, 30)]
+    once = Settings(ask_tries=1)
+    one = Lookup(TARGET, OWN, contacts, once, lambda _: False, need=4, spares=spares)
+    assert one.next_requests() == contacts[:4]
+    one.answered(contact(1), [])
+    one.timed_out(contact(2))
+    assert one.next_requests() == contacts[4 : 5 + spares]
+    one.timed_out(contact(5))
+    assert one.next_requests() == contacts[5 + spares : 6 + 2 * spares]
+    for n in (3, 4, 6):
+        assert not one.done
+        one.answered(contact(n), [])
+    assert one.done
+    assert one.closest() == (contact(1), contact(3), contact(4), contact(6))
+
+
 def test_those_unheard_are_neither_silent_nor_discredited_nor_asked() -> None:
     one = lookup([contact(n) for n in range(1, 7)], Settings(k=4, alpha=3, ask_tries=1))
     assert one.next_requests() == [contact(1), contact(2), contact(3)]
@@ -638,9 +657,10 @@ def peers(rng: random.Random, count: int, network: int = 1) -> list[Contact]:
     dead=st.floats(0, 0.6),
     late=st.floats(0, 0.3),
     need=st.sampled_from([None, 1, 5]),
+    spares=st.booleans(),
 )
 def test_every_lookup_ends_and_finds_the_nearest_living(
-    seed: int, count: int, dead: float, late: float, need: int | None
+    seed: int, count: int, dead: float, late: float, need: int | None, spares: bool
 ) -> None:
     """Everybody knows everybody; some are dead, some answer late, always in random order."""
     rng = random.Random(seed)
@@ -657,7 +677,9 @@ def test_every_lookup_ends_and_finds_the_nearest_living(
 
     own = rng.sample(everyone, min(3, count))
     rumours = rng.sample(everyone, min(2, count))
-    one = Lookup(target, OWN, own, options, lambda _: False, need=need, rumours=rumours)
+    one = Lookup(
+        target, OWN, own, options, lambda _: False, need=need, rumours=rumours, spares=spares
+    )
 
     def step(course: Course) -> None:
         request = rng.choice(course.flying)

@@ -18,7 +18,7 @@ from kademlia.network import Server
 
 from p2pweb.dht import wire
 from p2pweb.dht.contact import Address, Contact, NodeId, key_for
-from p2pweb.dht.events import ContactUp, Event
+from p2pweb.dht.events import ContactUp, Event, Found
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
 from p2pweb.dht.serving import Held
 from p2pweb.dht.settings import DEFAULTS, Settings
@@ -26,6 +26,7 @@ from p2pweb.dht.settings import DEFAULTS, Settings
 LOCAL = ("127.0.0.1", 0)
 MESSAGE = b"m" * 20
 ID = NodeId(b"\x55" * 20)
+KEY = b"k" * 20
 
 
 class Records:
@@ -479,6 +480,21 @@ async def test_an_overlay_that_knew_others_before_asks_them_at_once_and_meets_th
                 assert proved == {one.id, other.id}
                 assert third.best_contacts(9)[-1] == dead
                 assert {event.contact.id for event in events} == proved
+
+
+async def test_one_contact_says_what_it_holds_and_whoever_else_holds_it_is_not_asked() -> None:
+    records = Records()
+    records.held[KEY] = Held(b"value", {"keeps": True})
+    async with (
+        overlay(seed=1, records=records) as one,
+        overlay(seed=2) as other,
+        overlay(seed=3) as third,
+    ):
+        await other.join(one.addresses)
+        await third.join(one.addresses)
+        holder, friend = Contact(NodeId(one.id), one.addresses[0]), other.addresses[0]
+        assert await third.value_of(holder, KEY) == Found(holder, b"value", {"keeps": True})
+        assert await third.value_of(Contact(NodeId(other.id), friend), KEY) is None
 
 
 async def test_who_is_in_a_network_already_asks_nobody_else_when_it_joins_there_again(

@@ -22,6 +22,7 @@ from p2pweb.dht.events import (
     Ponged,
     Send,
     StoreDone,
+    ValueDone,
     Why,
     Yielded,
 )
@@ -206,6 +207,33 @@ def test_store_to_the_silent_ends_in_none_after_two_tries() -> None:
     actions += bench.pass_time(bench.now + 1.5)
     assert questions(actions) == [(wire.Store(OWN, KEY, b"value"), contact(9).address)] * 2
     assert actions[-1] == StoreDone(1, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        ({"value": b"value", "has": True}, Found(contact(9), b"value", {"has": True})),
+        # It has none, or makes no sense.
+        ([(bytes(20), "192.0.2.1", 5)], None),
+        (7, None),
+    ],
+)
+def test_a_question_for_a_value_to_one_contact_ends_in_what_it_has(
+    body: object, value: Found | None
+) -> None:
+    bench = Bench()
+    bench.know(contact(9))
+    (sent,) = bench.peer.value_of(1, contact(9), KEY, bench.now)
+    assert questions([sent]) == [(wire.FindValue(OWN, KEY), contact(9).address)]
+    assert bench.reply(sent, body) == [ValueDone(1, value)]
+
+
+def test_the_silent_are_asked_once_for_a_value() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    actions = bench.peer.value_of(1, contact(9), KEY, bench.now)
+    actions += bench.pass_time(bench.now + 1.5)
+    assert questions(actions) == [(wire.FindValue(OWN, KEY), contact(9).address)]
+    assert actions[-1] == ValueDone(1, None)
 
 
 def test_calls_beyond_the_pool_end_at_once() -> None:

@@ -76,14 +76,29 @@ def test_buckets_and_ranges_hold_no_more_restored_contacts_than_others() -> None
     assert held(table(*rented, settings=Settings(range_limit=4))) == rented[:2]
 
 
-def test_the_silent_are_struck_out_as_others_are_and_it_is_said_that_they_were_never_seen() -> None:
+def test_the_silent_are_struck_out_when_others_are_after_two_questions_and_were_never_seen() -> (
+    None
+):
     known = table(contact(8))
-    now = 0.0
+    assert known.due(0.0) == [contact(8)]
+    assert known.missed(contact(8), 0.0, 0.5) == []
+    now = 0.5 + sum(DEFAULTS.strike_pauses_s)
+    assert known.missed(contact(8), now - 0.1, now - 0.1) == []
+    assert known.due(now - 0.1) == []
+    assert known.due(now) == [contact(8)]
+    assert known.missed(contact(8), now, now) == [ContactDown(contact(8), Why.UNSEEN)]
+    assert known.proved(contact(8), RTT, now + 5.0) == [ContactReturned(contact(8), 5.0)]
+
+
+def test_who_answered_in_this_run_has_all_its_strikes() -> None:
+    known = table(contact(8))
+    known.missed(contact(8), 0.0, 0.5)
+    known.proved(contact(8), RTT, 1.0)
+    now = 1.0
     for pause in DEFAULTS.strike_pauses_s:
         assert known.missed(contact(8), now, now) == []
         now += pause
-    assert known.missed(contact(8), now, now) == [ContactDown(contact(8), Why.UNSEEN)]
-    assert known.proved(contact(8), RTT, now + 5.0) == [ContactReturned(contact(8), 5.0)]
+    assert known.missed(contact(8), now, now) == [ContactDown(contact(8), Why.SILENT)]
 
 
 def test_an_answer_without_an_id_clears_doubt_and_proves_nothing() -> None:
@@ -113,6 +128,16 @@ def test_a_remembered_id_that_moved_while_nobody_looked_is_up_at_its_new_address
     assert known.missed(contact(8), 1.0, 1.5) == []
     assert known.missed(contact(8), 2.5, 3.0) == [ContactUp(moved)]
     assert known.knows(moved)
+
+
+def test_who_moved_is_followed_soon_also_where_its_old_address_missed_a_question_before() -> None:
+    known = table(contact(8))
+    moved = contact(8, port=9)
+    assert known.missed(contact(8), 0.0, 0.5) == []
+    assert known.due(1.0) == []
+    assert known.proved(moved, RTT, 1.0) == []
+    assert known.due(1.0) == [contact(8)]
+    assert known.missed(contact(8), 1.0, 1.5) == [ContactUp(moved)]
 
 
 def test_the_best_are_the_nearest_then_some_of_every_part_and_the_doubtful_last() -> None:
@@ -240,6 +265,37 @@ def test_who_comes_back_asks_few_of_its_neighbours_and_greets_the_others() -> No
         assert sum(question == wire.FindNode(OWN, OWN) for question, _ in asked) == need
         greeted = {address for question, address in asked if question == wire.Ping(OWN)}
         assert len(greeted) == DEFAULTS.k
+
+
+def test_who_remembers_contacts_everywhere_asks_for_others_later() -> None:
+    for known, asks in (([contact(8)], False), ([], True)):
+        bench = restarted(*known)
+        bench.know(contact(8))
+        asked = []
+        until = 100.0 + DEFAULTS.gap_every_s
+        while bench.now < until:
+            actions = bench.pass_time(min(until, bench.now + 1.0))
+            asked += [question for question, _ in questions(actions)]
+            for sent in sends(actions):
+                bench.reply(sent, contact(8).id)
+        assert any(isinstance(question, wire.FindNode) for question in asked) == asks
+
+
+def test_who_comes_back_takes_its_time() -> None:
+    for again, count in ((True, DEFAULTS.upkeep_alpha), (False, DEFAULTS.alpha)):
+        bench = restarted(*(contact(number) for number in range(1, 41)))
+        asked = questions(bench.peer.join(1, bench.now, again=again))
+        finds = [question for question, _ in asked if question == wire.FindNode(OWN, OWN)]
+        assert len(finds) == count
+
+
+def test_no_more_are_asked_for_values_than_it_takes_where_some_are_silent() -> None:
+    bench = restarted(*(contact(number) for number in range(1, 41)))
+    actions = bench.peer.find_value(1, KEY, bench.now, 4)
+    actions += bench.pass_time(bench.now + 0.6)
+    finds = [each for each in questions(actions) if each[0] == wire.FindValue(OWN, KEY)]
+    # In the place of each that is silent, one other.
+    assert {address for _, address in finds} == {contact(number).address for number in range(1, 9)}
 
 
 def test_values_are_asked_of_as_many_as_are_needed() -> None:

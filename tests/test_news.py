@@ -12,9 +12,9 @@ from peer_processes import network, publish
 
 from p2pweb.dht import wire
 from p2pweb.dht.contact import Contact, NodeId
-from p2pweb.dht.overlay import Overlay
+from p2pweb.dht.overlay import ContactState, Overlay
 from p2pweb.keys import SiteKey
-from p2pweb.news import News
+from p2pweb.news import NEAR, News
 from p2pweb.records import Signed, SiteRecord, sign
 from p2pweb.sim.report import report
 from p2pweb.sim.run import run
@@ -62,14 +62,21 @@ class Around:
     id = NodeId(bytes(20))
 
     def __init__(self, answers: Sequence[wire.StoreAnswer | None]) -> None:
-        self.contacts = [
+        self.known = [
             Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in range(1, 1 + len(answers))
         ]
-        self._answers = dict(zip(self.contacts, answers, strict=True))
+        self._answers = dict(zip(self.known, answers, strict=True))
         self.told: list[Contact] = []
+        self.unproved: set[Contact] = set()
+        self.struck: set[Contact] = set()
 
-    def closest(self, key: bytes, count: int) -> list[Contact]:
-        return self.contacts[:count]
+    def contacts(self) -> list[ContactState]:
+        return [
+            ContactState(
+                one.id, one.address, None, 0.0, int(one in self.struck), one not in self.unproved
+            )
+            for one in self.known
+        ]
 
     async def store(self, contact: Contact, key: bytes, value: bytes) -> wire.StoreAnswer | None:
         self.told.append(contact)
@@ -109,15 +116,33 @@ async def test_who_has_what_it_is_told_of_or_wants_it_keeps_the_site() -> None:
     )
     assert news.spread(record(2))
     await told(news)
-    assert set(around.told) == set(around.contacts)
+    assert set(around.told) == set(around.known)
     # A stock node says True to whatever it is told.
-    assert keepers == around.contacts[:3]
+    assert keepers == around.known[:3]
     assert behind == [record(5).record.site]
+
+
+async def test_who_may_be_dead_is_told_only_where_there_are_too_few_others() -> None:
+    around = Around([True] * 20)
+    around.unproved, around.struck = set(around.known[:5]), set(around.known[5:10])
+    news = News(
+        cast(Overlay, around), random.Random(1), lambda site: None, lambda site, contact: None
+    )
+    assert news.spread(record(1))
+    await told(news)
+    assert set(around.told) <= set(around.known[10:])
+    assert set(around.told) >= set(around.known[10 : 10 + NEAR])
+
+    around.told.clear()
+    around.unproved = set(around.known[:18])
+    assert news.spread(record(2))
+    await told(news)
+    assert set(around.told) == {*around.known[18:], *around.known[: NEAR - 2]}
 
 
 async def test_what_is_known_is_told_only_to_whoever_is_behind() -> None:
     around = Around([True, True])
-    one, other = around.contacts
+    one, other = around.known
     news = News(
         cast(Overlay, around), random.Random(1), lambda site: None, lambda site, contact: None
     )

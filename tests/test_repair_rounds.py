@@ -15,8 +15,9 @@ import pytest
 from p2pweb import repair as repair_module
 from p2pweb.blobs import blob_of, segments_of
 from p2pweb.dht.contact import Contact, NodeId
-from p2pweb.dht.overlay import Overlay
-from p2pweb.errors import RemoteError
+from p2pweb.dht.events import Found
+from p2pweb.dht.overlay import ContactState, Overlay
+from p2pweb.errors import NotAPeerError, RemoteError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.doubt import Doubt
 from p2pweb.exchange.reader import BlobReader
@@ -24,7 +25,15 @@ from p2pweb.exchange.wire import PROTOCOL, Bundle, PeerInfo, decode_bundle, enco
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Entry, Manifest
 from p2pweb.pages import Pages
-from p2pweb.records import Encoding, FileRecord, Record, SiteRecord, sign
+from p2pweb.records import (
+    Encoding,
+    FileRecord,
+    Record,
+    SiteRecord,
+    dht_key,
+    sign,
+    site_name,
+)
 from p2pweb.repair import Repair
 from p2pweb.sites import SiteVersion
 from p2pweb.store.opening import memory_store
@@ -49,9 +58,28 @@ class Neighbours:
         self.around = 0
         self.explored = 0
         self.known = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in (1, 2)]
+        # What each says by UDP of whether it keeps the site; the others say nothing.
+        self.keeps: dict[Contact, object] = {}
+        self.asked: list[Contact] = []
+        self.asked_by_http: list[int] = []
+        self.faults: dict[int, RemoteError] = {}
+        # Those that are not known to be well, as their states are otherwise.
+        self.ill: dict[Contact, dict[str, object]] = {}
 
-    def contacts(self) -> list[Contact]:
-        return self.known
+    def contacts(self) -> list[ContactState]:
+        return [
+            msgspec.structs.replace(
+                ContactState(one.id, one.address, None, 0.0, 0, True), **self.ill.get(one, {})
+            )
+            for one in self.known
+        ]
+
+    async def value_of(self, contact: Contact, key: bytes) -> Found | None:
+        assert key == dht_key(site_name(KEY.site))
+        self.asked.append(contact)
+        if contact not in self.keeps:
+            return None
+        return Found(contact, b"record", {"has": True, "keeps": self.keeps[contact]})  # type: ignore[dict-item]
 
     def closest(self, key: bytes, count: int) -> list[Contact]:
         return self.known[:count]
@@ -69,6 +97,9 @@ class Neighbours:
         self.explored += 1
 
     async def peer_info(self, address: tuple[str, int]) -> PeerInfo:
+        self.asked_by_http.append(address[1])
+        if fault := self.faults.get(address[1]):
+            raise fault
         known = bytes([address[1]]) * 20
         return PeerInfo(p2pweb=PROTOCOL, id=known.hex(), home=KEY.site, version="1")
 
@@ -295,3 +326,31 @@ async def test_who_failed_is_asked_for_copies_last_until_it_sends_some(
             assert asked == order
             now = asyncio.get_running_loop().time()
             assert [doubt.has(one, now) for one in (first, second)] == [order[-1] == 2, False]
+
+
+async def test_who_keeps_the_site_is_asked_by_udp_and_of_those_who_do_not_say_by_http(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = world_of([1] * FILES)
+    around = world.neighbours
+    around.known = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in range(1, 9)]
+    keeper, other, silent, unclear, unproved, struck, stock, mute = around.known
+    around.faults = {7: NotAPeerError("no"), 8: RemoteError("no")}
+    around.keeps = {keeper: True, other: False, unclear: 1}
+    around.ill = {unproved: {"proved": False}, struck: {"strikes": 1}}
+    async with repairing(world, monkeypatch) as repair:
+        # The first round is one of those that ask nobody.
+        await looked_after(world, repair)
+        await looked_after(world, repair)
+        assert set(around.asked) == {*around.known} - {unproved, struck}
+        assert set(around.asked_by_http) == {3, 4, 7, 8}
+        assert repair.known_keepers(around.known) == {keeper, silent, unclear}
+        # Who is not known counts as one.
+        assert repair.keepers([other, stock, mute, unproved, struck]) == [mute, unproved, struck]
+
+        # Who answers again is asked.
+        around.ill = {}
+        await looked_after(world, repair)
+        await looked_after(world, repair)
+        assert set(around.asked) == set(around.known)
+        assert repair.known_keepers(around.known) == {*around.known} - {other, stock, mute}

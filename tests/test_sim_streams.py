@@ -11,6 +11,8 @@ from typing import Any, cast
 import pytest
 
 from p2pweb.address import Address
+from p2pweb.blobs import segments_of
+from p2pweb.exchange.wire import encode_bundle
 from p2pweb.http.messages import Body, Request, Response, Span
 from p2pweb.http.server import HttpServer, RequestBody
 from p2pweb.http.service import ServerLimits
@@ -614,6 +616,55 @@ def test_a_visitor_who_leaves_ends_a_long_answer(sim: Simulated) -> None:
         await server.close(1.0)
 
     sim.run(main())
+
+
+class Giver(Talker):
+    """Answers `copies` with a bundle, in pieces of some bytes, and is asked again."""
+
+    def __init__(self, answer: bytes, piece_bytes: int) -> None:
+        super().__init__()
+        self.answer = answer
+        self.piece_bytes = piece_bytes
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.heard.endswith(b"keys"):
+            for start in range(0, len(self.answer), self.piece_bytes):
+                self.transport.write(self.answer[start : start + self.piece_bytes])
+
+
+SOME_BODIES = [b"a" * 5_000, b"b" * 70]
+BUNDLE = encode_bundle([], [part for data in SOME_BODIES for part in segments_of(data)])
+GIVEN = b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: %d\r\n\r\n%b" % (len(BUNDLE), BUNDLE)
+ASKS = b"POST /.well-known/p2pweb/copies HTTP/1.1\r\nContent-Length: 4\r\n\r\nkeys"
+
+
+@pytest.mark.parametrize(
+    ("answer", "bodies"),
+    [
+        (GIVEN, 5_070),
+        (GIVEN[:-1], 0),
+        (GIVEN.replace(b"200 OK", b"404 No"), 0),
+        (GIVEN.replace(b"200 OK", b"100 So").partition(b"Content")[0], 0),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nnones", 0),
+    ],
+)
+@pytest.mark.parametrize("piece_bytes", [7, 100_000])
+def test_bodies_in_answers_with_copies_are_counted_apart(
+    sim: Simulated, answer: bytes, bodies: int, piece_bytes: int
+) -> None:
+    async def main() -> None:
+        client = Talker()
+        await sim.connect((sim.there.ip, PORT), client)
+        for times in (1, 2):
+            client.transport.write(ASKS[:-4])
+            client.transport.write(ASKS[-4:])
+            await sim.until(lambda times=times: len(client.heard) == times * len(answer))
+
+    sim.run(sim.sim.create_server(lambda: Giver(answer, piece_bytes), sim.there.ip, PORT))
+    sim.run(main())
+    others = 2 * (len(ASKS) + len(answer) - bodies)
+    assert sim.network.traffic.streamed == {"copies": others, "bodies": 2 * bodies}
 
 
 def test_bytes_between_hosts_are_counted_by_what_was_asked_for(sim: Simulated) -> None:

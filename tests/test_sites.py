@@ -359,6 +359,16 @@ async def test_a_site_kept_here_is_asked_for_less_often_and_of_fewer() -> None:
                 assert overlay.needs == [need] * lookups
 
 
+async def test_all_who_may_have_a_version_are_asked_where_none_is_here() -> None:
+    store, overlay = memory_store(), Counting()
+    async with served(store, Disk().run, overlay, is_kept=True) as sites:
+        assert await sites.fresh(KEY.site) is None
+        publish(store, 1)
+        sites.notice(KEY.site)
+        assert await sites.fresh(KEY.site)
+        assert overlay.needs == [None, ASKED_KEPT]
+
+
 async def test_who_says_that_it_keeps_the_site_need_not_be_asked() -> None:
     contacts = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in range(1, 5)]
     extras: list[dict[str, bool]] = [{"has": True, "keeps": True}, {"keeps": False}, {}]

@@ -86,6 +86,13 @@ class StoreDone(Struct, frozen=True):
     answer: StoreAnswer | None
 
 
+class ValueDone(Struct, frozen=True):
+    """What a question for a value to one contact came to; None where it names none."""
+
+    token: int
+    found: Found | None
+
+
 class Yielded(Struct, frozen=True):
     """A value turned up in a lookup that goes on."""
 
@@ -104,4 +111,4 @@ class LookupDone(Struct, frozen=True):
     inconclusive: bool = False
 
 
-Action = Send | Ponged | StoreDone | Yielded | LookupDone | Event
+Action = Send | Ponged | StoreDone | ValueDone | Yielded | LookupDone | Event

@@ -83,7 +83,8 @@ class Lookup:
     """The state of one lookup of `target` (20 bytes) by the peer `own`, which knows `contacts`.
 
     `rumours` are contacts that others named before; `need` is how many of the nearest have to
-    answer (k); with `exact` even those in doubt are waited for; `upkeep` is what nobody waits for.
+    answer (k); with `exact` even those in doubt are waited for; `upkeep` is what nobody waits for;
+    without `spares` it does with fewer questions where many are silent, and takes longer.
     `suspect` says of a contact whether its last question went unanswered: such a contact is asked
     after the others, once. `believe` corrects a rumour by what is known at first hand; None where
     it is refuted. Whoever is not to be heeded (`heeds`) is as if never heard of.
@@ -100,6 +101,7 @@ class Lookup:
         need: int | None = None,
         exact: bool = False,
         upkeep: bool = False,
+        spares: bool = True,
         rumours: Sequence[Contact] = (),
         believe: Callable[[Contact], Contact | None] = lambda contact: contact,
         heeds: Callable[[Contact], bool] = lambda contact: True,
@@ -124,6 +126,7 @@ class Lookup:
         self._radius = 0
         self._is_exact = exact
         self._is_upkeep = upkeep
+        self._has_spares = spares
         # Of each path how many were asked for it, and its circles, a bit for each.
         self._asks_of_path: list[int] = []
         self._circles_of_path: list[int] = []
@@ -318,8 +321,8 @@ class Lookup:
 
         Wanted are the nearest k of whom an answer may be expected, the nearest of our own and, once
         somebody is seen to lie, the nearest of each circle. Who is in doubt is asked (again) but
-        has no place among these: whoever takes that place is asked meanwhile, and one more, because
-        where some are silent the next may be too. Nobody waits for the latter.
+        has no place among these: whoever takes that place is asked meanwhile, and one more (with
+        `spares`), because where some are silent the next may be too. Nobody waits for the latter.
         """
         if self._surveyed is not None:
             return self._surveyed
@@ -328,13 +331,13 @@ class Lookup:
         widths = self._widths if self._is_lied_to else self._widths[:1]
         missing = [min(two) for two in zip(widths, self._heard_of, strict=False)]
         unheard = sum(1 << circle for circle, count in enumerate(missing) if count)
-        expected = ahead = 0
+        expected = spares = 0
         waiting: list[_Candidate] = []
         done, in_doubt = True, False
         for candidate in self._order:
             state = candidate.state
             if state is _SILENT or state is _DISCREDITED:
-                ahead += state is _SILENT
+                spares += self._has_spares and state is _SILENT
                 continue
             is_answered = state is _ANSWERED
             is_expected = is_answered or not candidate.in_doubt
@@ -351,11 +354,11 @@ class Lookup:
                 if wanted and is_expected:
                     done = False
                 in_doubt = in_doubt or wanted
-                if state is _WAITING and (wanted or expected < need + ahead):
+                if state is _WAITING and (wanted or expected < need + spares):
                     waiting.append(candidate)
             expected += is_expected
-            ahead += not is_expected
-            if expected >= need + ahead and not unheard:
+            spares += self._has_spares and not is_expected
+            if expected >= need + spares and not unheard:
                 break
         # Once as many as are needed have answered, nobody waits for those in doubt, unless the
         # nearest themselves are what is looked for.

@@ -43,6 +43,8 @@ class Run:
     need: int | None = None
     # Afterwards, greet those of the k nearest that were not asked: they are to know us.
     greets: bool = False
+    # Upkeep, though its end is awaited: no visitor waits for it.
+    has_time: bool = False
     lookup: Lookup | None = None
     # Padded questions sent to each host.
     padded: dict[str, int] = field(default_factory=dict)
@@ -66,7 +68,13 @@ class Run:
     @property
     def is_upkeep(self) -> bool:
         """Whether nobody waits for it."""
-        return self.token is None and self.parent is None
+        return self.has_time or (self.token is None and self.parent is None)
+
+    @property
+    def has_spares(self) -> bool:
+        """Whether one more is asked beside each that is in doubt, to be done sooner. Not for
+        upkeep, nor where any few of those near the key are to say what they hold."""
+        return not self.is_upkeep and not (self.values and self.need is not None)
 
     def heeds(self, contact: Contact) -> bool:
         """Whether a contact is not of the crowd that a lookup is to find those around of: these
@@ -189,6 +197,7 @@ class Lookups:
             need=run.need,
             exact=run.is_exact,
             upkeep=run.is_upkeep,
+            spares=run.has_spares,
             rumours=self._hearsay.nearest(run.key, count, now),
             believe=self._believe,
             heeds=run.heeds,

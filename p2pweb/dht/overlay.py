@@ -32,6 +32,7 @@ from p2pweb.dht.events import (
     Ponged,
     Send,
     StoreDone,
+    ValueDone,
     Yielded,
 )
 from p2pweb.dht.peer import Peer
@@ -47,6 +48,8 @@ ANY_IPV6 = "::"
 ROUTES_MAX = 4_096
 
 Answered = TypeVar("Answered")
+# What ends a call.
+_Ended = Ponged | StoreDone | ValueDone | LookupDone
 
 
 class OverlayClosedError(ConnectionError):
@@ -270,7 +273,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         # is due within half a millisecond.
         self._timer_at = 0.0
         self._next_token = 0
-        self._futures: dict[int, asyncio.Future[Ponged | StoreDone | LookupDone]] = {}
+        self._futures: dict[int, asyncio.Future[_Ended]] = {}
         self._searches: dict[int, ValueSearch] = {}
         self._closed = False
 
@@ -408,6 +411,15 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
             StoreDone, lambda peer, token, now: peer.store(token, contact, key, value, now)
         )
         return done.answer
+
+    async def value_of(self, contact: Contact, key: bytes) -> Found | None:
+        """The value that a contact holds under a key (20 bytes), asked once; None where it does not
+        answer, or has none."""
+        _own(key)
+        done = await self._call(
+            ValueDone, lambda peer, token, now: peer.value_of(token, contact, key, now)
+        )
+        return done.found
 
     async def get(self, key: str) -> bytes | None:
         """The package's API: the first value under a name, here or elsewhere. It is unverified."""
@@ -567,7 +579,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
     ) -> Answered:
         peer, now = self._at_work()
         token = self._token()
-        future: asyncio.Future[Ponged | StoreDone | LookupDone]
+        future: asyncio.Future[_Ended]
         future = self._futures[token] = asyncio.get_running_loop().create_future()
         try:
             self._perform(start(peer, token, now))
@@ -591,7 +603,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
                     self._searches[token].add(found)
                 case LookupDone(token) as done if token in self._searches:
                     self._searches.pop(token).end(done)
-                case LookupDone(token) | Ponged(token) | StoreDone(token):
+                case LookupDone(token) | Ponged(token) | StoreDone(token) | ValueDone(token):
                     future = self._futures.pop(token)
                     if not future.done():
                         future.set_result(action)

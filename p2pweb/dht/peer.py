@@ -14,7 +14,7 @@ from p2pweb.dht import wire
 from p2pweb.dht.asking import Asker
 from p2pweb.dht.chance import Rng
 from p2pweb.dht.contact import ID_BITS, ID_BYTES, Address, Contact, NodeId
-from p2pweb.dht.events import Action, ContactDown, Ponged, Send, StoreDone
+from p2pweb.dht.events import Action, ContactDown, Found, Ponged, Send, StoreDone, ValueDone
 from p2pweb.dht.lookups import STRATA_BITS, Lookups, Run
 from p2pweb.dht.proof import Proofs
 from p2pweb.dht.queries import Queries, Query
@@ -30,7 +30,7 @@ class _Call:
     """A question that a caller awaits the answer to."""
 
     token: int
-    question: wire.Ping | wire.Store
+    question: wire.Ping | wire.Store | wire.FindValue
     to: Address | Contact
     tries_max: int
     tries: int = 0
@@ -91,7 +91,9 @@ class Peer:
         # A random phase keeps peers started together from probing together.
         self._probe_at = now + rng.uniform(0.0, settings.probe_every_s)
         self._refresh_at = now + self._refresh_pause_s()
-        self._gap_at = now + rng.uniform(0.0, settings.gap_every_s)
+        # Contacts of an earlier run are of every part of the id space: others have time.
+        periods = rng.uniform(0.0, 1.0) + bool(known)
+        self._gap_at = now + settings.gap_every_s * periods
 
     # --- what the shell calls ---
 
@@ -176,6 +178,10 @@ class Peer:
         call = _Call(token, question, contact, self._settings.store_tries)
         return self._start_call(call, now)
 
+    def value_of(self, token: int, contact: Contact, key: bytes, now: float) -> list[Action]:
+        """Ask a contact, once, for the value that it holds under a key; ends in ValueDone."""
+        return self._start_call(_Call(token, wire.FindValue(self.own, key), contact, 1), now)
+
     def find_node(
         self, token: int, key: bytes, now: float, need: int | None = None
     ) -> list[Action]:
@@ -190,7 +196,9 @@ class Peer:
         """
         settings = self._settings
         need = settings.return_need if again else settings.join_need
-        self._lookups.add(self._self_lookup(token, need))
+        run = self._self_lookup(token, need)
+        run.has_time = again
+        self._lookups.add(run)
         return self._decided(now)
 
     def find_value(
@@ -349,6 +357,11 @@ class Peer:
         if isinstance(call.question, wire.Store):
             stored = answer.answer if isinstance(answer, wire.Stored) else None
             action = StoreDone(call.token, stored)
+        elif isinstance(call.question, wire.FindValue):
+            found = None
+            if isinstance(answer, wire.Value) and isinstance(call.to, Contact):
+                found = Found(call.to, answer.value, answer.extra)
+            action = ValueDone(call.token, found)
         elif isinstance(answer, wire.Pong):
             action = Ponged(call.token, answer.id, rtt_s)
         else:

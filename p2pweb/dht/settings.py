@@ -38,6 +38,11 @@ class Settings:
     strikes_max: int = 5
     # Pauses after the first, second … miss: a reboot of 15 s costs no contact its place.
     strike_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    # The same of a contact of an earlier run that has not answered in this one, and the pause after
+    # its first miss, as long as those above together. Nobody counts on it, and who comes back where
+    # peers come and go all the time remembers many that are gone.
+    unseen_strikes_max: int = 2
+    unseen_pause_s: float = 15.0
     # Misses of the old address after which a known id is believed at a new one. Two, so that
     # neither a claim alone nor a claim and one lost packet moves a live contact.
     claim_strikes: int = 2
@@ -102,7 +107,7 @@ class Settings:
     # it then only has to greet.
     join_need: int = 8
     # And one that comes back, who knows most of them: they only name who has come since.
-    return_need: int = 4
+    return_need: int = 3
     # Questions in flight in a lookup of upkeep.
     upkeep_alpha: int = 2
     # Contacts asked for others, anywhere, when joining and at each refresh.

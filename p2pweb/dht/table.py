@@ -184,7 +184,8 @@ class Table:
             if entry.strikes < self._settings.claim_strikes:
                 entry.claim = contact
                 # Ask the old address now: its answer refutes the claim, its silence confirms it.
-                if not entry.strikes:
+                # Where it never answered, also amid the pause after a strike, which is long.
+                if not (entry.strikes and entry.proved):
                     entry.quiet_until = now
                     self._due.set(contact.id, now)
                 return events
@@ -240,7 +241,8 @@ class Table:
                 entry.strikes, entry.quiet_until, entry.last_answer = 0, now, now
                 self._due.cancel(claim.id)
                 return events
-        if entry.strikes < self._settings.strikes_max:
+        settings = self._settings
+        if entry.strikes < (settings.strikes_max if entry.proved else settings.unseen_strikes_max):
             self._pause(entry, now)
             return events
         self._remove(entry)
@@ -424,6 +426,8 @@ class Table:
         return [*events, ContactMoved(contact, before) if was_proved else ContactUp(contact)]
 
     def _pause_s(self, entry: Entry) -> float:
+        if not entry.proved and entry.claim is None:
+            return self._settings.unseen_pause_s
         pauses = self._settings.strike_pauses_s
         return pauses[min(max(entry.strikes, 1), len(pauses)) - 1]
 

@@ -66,7 +66,8 @@ class Traffic:
     bytes: int = 0
     # Datagrams and bytes, of questions and answers together.
     by_kind: dict[str, list[int]] = field(default_factory=dict)
-    # Bytes of streams between hosts, by what was asked for on the connection, answers included.
+    # Bytes of streams between hosts, by what was asked for on the connection, answers included;
+    # those of bodies in answers to `copies` are set apart, as "bodies".
     streamed: dict[str, int] = field(default_factory=dict)
 
 

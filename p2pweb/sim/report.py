@@ -17,8 +17,9 @@ from p2pweb.sim.run import Run
 
 # Upkeep is what flows although nobody asks for a page: proofs, probes, joining, refreshing.
 UPKEEP_KINDS = ("ping", "find_node")
-# Of requests between peers those that carry nothing to speak of but bodies, and a publisher's own.
-BODIES = ("blob", "bundle", "pages", "publish")
+# Of requests between peers those that carry nothing to speak of but bodies, and a publisher's own;
+# and the bodies in answers to another.
+BODIES = ("blob", "bundle", "pages", "publish", "bodies")
 # What gets come to that ask for what nobody ever sent.
 MISSES = (Outcome.PROVED_ABSENT, Outcome.NOT_PROVED)
 SERVED = (Outcome.FOUND, Outcome.STALE)
@@ -75,9 +76,10 @@ class Report(Struct, kw_only=True):
     puts_failed_before: int
     puts_abandoned: int
     bytes_per_peer_s: dict[str, float]
-    # Whole peers: HTTP between them, heads and bodies, by what is asked for.
+    # Whole peers: HTTP between them, heads and bodies, by what is asked for; but for the bodies in
+    # answers to `copies`, which are "bodies".
     http_bytes_per_peer_s: dict[str, float]
-    # Datagrams and HTTP, but for what carries bodies alone; what carries both, counts whole.
+    # Datagrams and HTTP, but for bodies and what carries hardly anything else.
     traffic_bytes_per_s: float
     upkeep_bytes_per_s: float
     upkeep_bytes_per_s_with_headers: float

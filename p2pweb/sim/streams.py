@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from p2pweb.address import Address
+from p2pweb.sim.bodies import Answer
 from p2pweb.sim.loop import CLOCK_GRAIN_S
 
 if TYPE_CHECKING:
@@ -296,6 +297,8 @@ class StreamTransport(asyncio.Transport):
         self._blocked_since_s: float | None = None
         # What the last request on this connection asked for; both ends know.
         self._asked = "other"
+        # Of the end that answers that.
+        self._answer: Answer | None = None
 
     @property
     def is_started(self) -> bool:
@@ -415,10 +418,16 @@ class StreamTransport(asyncio.Transport):
             return
         if found := _OF_PEERS.match(chunk):
             self._asked = self.other._asked = found[1].decode()
+            self._answer, self.other._answer = None, Answer()
         elif _OF_VISITORS.match(chunk):
             self._asked = self.other._asked = "pages"
         streamed = self._network.traffic.streamed
-        streamed[self._asked] = streamed.get(self._asked, 0) + len(chunk)
+        size = len(chunk)
+        if self._asked == "copies" and self._answer is not None:
+            bodies = self._answer.bodies_in(chunk)
+            streamed["bodies"] = streamed.get("bodies", 0) + bodies
+            size -= bodies
+        streamed[self._asked] = streamed.get(self._asked, 0) + size
 
     def _close_in_system(self) -> None:
         """No process has it any more: what was sent still arrives, and then the end."""
