@@ -58,9 +58,6 @@ from p2pweb.trim import Trim
 
 log = logging.getLogger("p2pweb.repair")
 
-# Before a peer has met all who decide what is due to it, it counts on so many standard deviations
-# more of them than there are on average: what it then fetches hardly ever is too much.
-FIRST_DEVIATIONS = -1.0
 # After a version goes live, so that its last copies are placed, and peers that heard of it at one
 # moment do not ask at one moment: up to twice so long.
 AFTER_VERSION_S = 1.0
@@ -73,9 +70,8 @@ SETTLED_S = 600.0
 PAUSE_S = 2.0
 # Peers asked at one time; the answer of each has up to 6 MiB.
 ASKS_MAX = 8
-# After so many turns of asking those near the keys that brought nothing, a lookup looks for others.
-# Where half of all peers just left, and their successors have nothing yet, one key in 256 comes to
-# that.
+# After so many of those near a key were asked for it in vain, a lookup looks for others. Where half
+# of all peers just left, and their successors have nothing yet, one key in 256 comes to that.
 TRIES_MAX = 8
 # Lookups of one round, for what nobody near has; the rest is for the next round.
 LOOKUPS_MAX = 64
@@ -174,7 +170,7 @@ class Repair:
     # --- rounds ---
 
     async def _begin(self) -> None:
-        """Meet those who decide what is due here, and fetch meanwhile what most likely is.
+        """Meet those who decide what is due here.
 
         Whoever comes back and knew half of its nearest before, or more, has met them.
         """
@@ -183,15 +179,22 @@ class Repair:
             if near and 2 * len(self._remembered.intersection(near)) >= len(near):
                 return
             self._overlay.refresh_table()
-        near = await self._overlay.find_node(self._node_id, RECORD_COPIES)
-        keys = beyond(self._node_id, [one.id for one in near])
-        meeting = [self._overlay.find_node(key, RECORD_COPIES) for key in keys]
-        await asyncio.gather(self._look(is_first=True), *meeting)
+        heard = self._overlay.heard_of(self._node_id, RECORD_COPIES)
+        keys = beyond(self._node_id, [one.id for one in heard])
+        near, *_ = await self._meet([self._node_id, *keys])
+        # What was heard may have been wrong.
+        right = beyond(self._node_id, [one.id for one in near])
+        await self._meet(key for key in right if key not in keys)
+
+    async def _meet(self, keys: Iterable[bytes]) -> list[list[Contact]]:
+        """Meet those closest to each of these keys, who were heard of while joining."""
+        lookups = [self._overlay.find_node(key, RECORD_COPIES, wide=True) for key in keys]
+        return await asyncio.gather(*lookups)
 
     async def _keep_up(self) -> None:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OverlayClosedError):
-            await self._try(self._begin())
+            await self._begin()
             self._at = loop.time()
             while True:
                 while (now := loop.time()) < self._at:
@@ -201,20 +204,17 @@ class Repair:
                             await self._sooner.wait()
                 # Peers that started together do not go on together.
                 self._at = now + PERIOD_S * self._rng.uniform(0.75, 1.25)
-                await self._try(self._look())
+                try:
+                    await self._look()
+                except OverlayClosedError:
+                    raise
+                except (UnavailableError, CorruptError, OSError) as error:
+                    log.warning("copies that are due here cannot be fetched: %s", error)
                 next_at = min(self._at, self._neighbours.next_gone(now))
                 self._at = max(loop.time() + PAUSE_S, next_at)
 
-    async def _try(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except OverlayClosedError:
-            raise
-        except (UnavailableError, CorruptError, OSError) as error:
-            log.warning("copies that are due here cannot be fetched: %s", error)
-
-    async def _look(self, *, is_first: bool = False) -> None:
-        """One round: what is lacking, and fetch it; the first time what most likely is due."""
+    async def _look(self) -> None:
+        """One round: what is lacking, and fetch it."""
         version = await self._live()
         contacts = self._overlay.contacts()
         known = [Contact(one.id, one.address) for one in contacts]
@@ -223,12 +223,6 @@ class Repair:
             return
         now = asyncio.get_running_loop().time()
         present, gone = self._neighbours.present_and_gone(keepers, now)
-        if is_first:
-            plan = functools.partial(
-                plan_repairs, self._node_id, present, gone, deviations=FIRST_DEVIATIONS
-            )
-            await self._fetch_lacking(version, None, plan)
-            return
         situation = (version.record.copies, present, gone)
         if situation != self._situation or now >= self._settled_until:
             # Everything is looked after; else only what a new version changed.
@@ -351,10 +345,10 @@ class Repair:
         near = self._overlay.closest(key, RECORD_COPIES)
         return self._neighbours.best_first(near, asyncio.get_running_loop().time())
 
-    def trusted(self, key: bytes) -> list[Contact]:
-        """The same, but for those that are doubtful."""
+    def trusted(self, contacts: Sequence[Contact]) -> list[Contact]:
+        """Those of them that are not doubtful."""
         now = asyncio.get_running_loop().time()
-        return [one for one in self.closest(key) if not self._doubt.has(one.address, now)]
+        return [one for one in contacts if not self._doubt.has(one.address, now)]
 
     def blame(self, contact: Contact) -> None:
         """It failed, or sent what it should not."""
@@ -363,6 +357,10 @@ class Repair:
     def trust(self, contact: Contact) -> None:
         """It sent bytes that are proved."""
         self._doubt.proved(contact.address)
+
+    def rtt_s(self, contact: Contact) -> float:
+        """How far a contact is; infinity where that is not known."""
+        return self._overlay.rtt_s(contact)
 
     def note(self, contact: Contact, *, keeps: bool) -> None:
         """Whether a contact keeps the site."""
@@ -473,24 +471,9 @@ class _Work:
         wanted = {one.share.key: one for one in dues}
         asked: dict[bytes, set[Contact]] = {key: set() for key in wanted}
         long: list[Due] = []
-        in_vain = 0
-        while in_vain < TRIES_MAX:
-            others = {key: asked[key] | self._failed for key in wanted}
-            asks = whom_to_ask(others, self._repair.trusted, self._copies) or whom_to_ask(
-                others, self._repair.closest, self._copies
-            )
-            if not asks:
-                break
-            before = len(wanted)
-            await asyncio.gather(
-                *(
-                    self._ask(contact, [wanted[key] for key in keys], wanted, asked, long)
-                    for contact, keys in asks.items()
-                )
-            )
-            if self._fault is not None:
-                raise self._fault
-            in_vain = in_vain + 1 if len(wanted) == before else 0
+        await self._ask_near(list(wanted), wanted, asked, long)
+        if self._fault is not None:
+            raise self._fault
         sought = list(wanted.values())[: LOOKUPS_MAX - self._lookups]
         self._lookups += len(sought)
         found = await asyncio.gather(*map(self._find, sought))
@@ -499,6 +482,43 @@ class _Work:
         long += [due for due, is_found in zip(sought, found, strict=True) if is_found]
         for due in long:
             self.fetched += not due.with_bytes or await self._repair.fetch_bytes(due)
+
+    async def _ask_near(
+        self,
+        keys: Sequence[bytes],
+        wanted: dict[bytes, Due],
+        asked: dict[bytes, set[Contact]],
+        long: list[Due],
+    ) -> None:
+        """Ask those near these keys for what lies there, and, where somebody lacks some of it,
+        others for that at once, whoever else is still being waited for."""
+
+        async def ask(contact: Contact, keys: Sequence[bytes]) -> None:
+            await self._ask(contact, [wanted[key] for key in keys], wanted, asked, long)
+
+        async def ask_and_go_on(contact: Contact, keys: Sequence[bytes]) -> None:
+            await ask(contact, keys)
+            await self._ask_near(keys, wanted, asked, long)
+
+        while self._fault is None:
+            others = {
+                key: asked[key] | self._failed
+                for key in keys
+                if key in wanted and len(asked[key]) < TRIES_MAX
+            }
+            asks = whom_to_ask(
+                others, functools.partial(self._near, others), self._copies, self._repair.rtt_s
+            )
+            if len(asks) != 1:
+                await asyncio.gather(*(ask_and_go_on(*one) for one in asks.items()))
+                return
+            # No deeper for each answer: some bring but one of many bodies.
+            await ask(*asks.popitem())
+
+    def _near(self, others: Mapping[bytes, Collection[Contact]], key: bytes) -> list[Contact]:
+        """Whom to ask for what lies at a key, the best first; the doubtful, when they are left."""
+        left = [one for one in self._repair.closest(key) if one not in others[key]]
+        return self._repair.trusted(left) or left
 
     async def _find(self, due: Due) -> bool:
         try:
@@ -518,6 +538,8 @@ class _Work:
         by_key = {due.share.key: due for due in dues}
         async with self._repair.asking:
             answer = await self._repair.ask(contact, dues)
+            for key in by_key:
+                asked[key].add(contact)
             if answer is None:
                 self._failed.add(contact)
                 return
@@ -532,8 +554,6 @@ class _Work:
             except OSError as error:
                 self._fault = error
                 return
-        for key in by_key:
-            asked[key].add(contact)
         for (key, item, gives), is_whole in zip(items, whole, strict=True):
             if is_whole:
                 self.fetched += 1

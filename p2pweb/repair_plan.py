@@ -218,10 +218,7 @@ class Ranks:
     nearest as many are counted as there are almost certainly.
     """
 
-    def __init__(
-        self, own: NodeId, others: Iterable[NodeId], deviations: float = SURE_DEVIATIONS
-    ) -> None:
-        """As many are counted as there are but for bad luck of so many standard deviations."""
+    def __init__(self, own: NodeId, others: Iterable[NodeId]) -> None:
         self._own = int.from_bytes(own)
         # Those whose highest bit that differs from this peer's id is the same are closer than it to
         # just the keys that differ from its id in that bit.
@@ -234,7 +231,7 @@ class Ranks:
             here = sum(one.bit_length() - 1 == begin for one in apart[:RECORD_COPIES])
             for bit in range(begin, ID_BITS):
                 expected = RECORD_COPIES * ((2 << bit) - max(radius, 1 << bit)) / radius
-                least = int(expected - deviations * expected**0.5)
+                least = int(expected - SURE_DEVIATIONS * expected**0.5)
                 counts[bit] = max(counts[bit], least + here * (bit == begin))
         # The largest first: where many are closer, that shows at once.
         self._buckets = [(1 << bit, count) for bit, count in counts.most_common()]
@@ -286,22 +283,19 @@ def plan_repairs(
     gone: Sequence[Collection[NodeId]],
     shares: Iterable[Share],
     copies: int,
-    *,
-    deviations: float = SURE_DEVIATIONS,
 ) -> list[Due]:
     """What a peer should have of these shares, the worst-off first.
 
     `present` are the others that keep the site, `gone` those that have left, as
     `Neighbours.present_and_gone` has them. The order is by how many of those that had a share have
     left, then by key, so that neighbouring keys, which the same peers hold, stand together.
-    `deviations` as of `Ranks`.
     """
-    now = Ranks(own, present, deviations)
-    before = Ranks(own, [*present, *chain(*gone)], deviations)
+    now = Ranks(own, present)
+    before = Ranks(own, [*present, *chain(*gone)])
     # Whoever waits longer counts more of them in: with each step the ranks grow, and so does the
     # number of copies that there should be. Steps that differ in nobody are one, the last.
     steps = [
-        (Ranks(own, [*present, *chain(*gone[:number])], deviations), allowed)
+        (Ranks(own, [*present, *chain(*gone[:number])]), allowed)
         for number, (_, allowed) in enumerate(PATIENCE)
         if number + 1 == len(PATIENCE) or gone[number]
     ]
@@ -353,18 +347,19 @@ def whom_to_ask(
     wanted: Mapping[bytes, Collection[Contact]],
     closest: Callable[[bytes], Sequence[Contact]],
     few: int,
+    rtt_s: Callable[[Contact], float],
 ) -> dict[Contact, list[bytes]]:
     """For each key one contact to ask, of those closest to it, and of as few contacts as may be.
 
     `wanted` has the keys, and whom not to ask again for each. `closest` gives the contacts to ask
-    for a key, the best first; of these the first `few` that are left are as good as one another.
-    Keys for which nobody is left are left out.
+    for a key, the best first; of the first `few` that are left, the half with the shorter round
+    trips (`rtt_s`) are as good as one another. Keys for which nobody is left are left out.
     """
     choices: dict[bytes, list[Contact]] = {}
     for key, asked in wanted.items():
         left = [one for one in closest(key) if one not in asked][:few]
         if left:
-            choices[key] = left
+            choices[key] = sorted(left, key=rtt_s)[: (len(left) + 1) // 2]
     asks: dict[Contact, list[bytes]] = {}
     while choices:
         counts = Counter(one for left in choices.values() for one in left)

@@ -56,6 +56,17 @@ def test_all_of_the_k_are_asked_once_somebody_near_tells_of_nobody_nearer() -> N
     assert one.next_requests() == [contact(n) for n in (30, 40, 50, 60)]
 
 
+def test_a_wide_one_asks_whoever_is_wanted_at_once_up_to_k() -> None:
+    contacts = [contact(10 * n) for n in range(1, 10)]
+    options = Settings(alpha=1, k=5)
+    one = Lookup(TARGET, OWN, contacts, options, lambda one: False, need=3, wide=True)
+    assert one.next_requests() == [contact(10), contact(20), contact(30)]
+    # Those farther off have no slots that those nearer would have to wait for.
+    one.answered(contact(30), [contact(n) for n in (1, 2, 3, 4)])
+    assert set(one.next_requests()) == {contact(n) for n in (1, 2, 3)}
+    assert one.next_requests() == []
+
+
 def test_somebody_far_who_tells_of_nobody_nearer_says_nothing() -> None:
     one = lookup([contact(10 * n) for n in range(1, 5)], Settings(alpha=2, k=4))
     assert one.next_requests() == [contact(10), contact(20)]

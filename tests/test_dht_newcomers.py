@@ -40,6 +40,24 @@ def test_the_ping_that_proves_a_newcomer_is_repeated_once_within_the_limit() -> 
     assert ContactUp(NEWCOMER) in peer.receive(pong, NEWCOMER.address, 4.0)
 
 
+def test_a_newcomer_asks_all_whom_it_wants_at_once_and_who_comes_back_does_not() -> None:
+    others = [Contact(NodeId(bytes([n]) + bytes(19)), (f"192.0.2.{n}", 4_000)) for n in range(1, 8)]
+    options = Settings(alpha=1, k=4, join_need=3, return_need=3)
+    for again, count in ((False, 3), (True, 1)):
+        rng = random.Random(1)
+        peer = Peer(
+            OWN,
+            Nothing(),
+            rng=rng,
+            entropy=rng.randbytes,
+            settings=options,
+            now=0.0,
+            known=others,
+        )
+        asked = [wire.decode(one.data) for one in sends(peer.join(1, 0.0, again=again))]
+        assert [isinstance(one, wire.Asked) for one in asked] == [True] * count
+
+
 def test_a_newcomer_makes_itself_known_to_the_nearest_it_hears_of_and_looks_around() -> None:
     rng = random.Random(1)
     options = Settings(k=4, join_need=2, glances=3, alpha=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -448,6 +449,10 @@ def test_joins_finds_and_stores_on_either_loop(
             assert await third.set("name", b"value")
             assert await other.get("name") == b"value"
             assert {state.id for state in third.contacts()} == {one.id, other.id}
+            near = third.heard_of(ID, 9)
+            assert {known.id for known in near} == {one.id, other.id}
+            assert all(0.0 <= third.rtt_s(known) < math.inf for known in near)
+            assert third.rtt_s(Contact(third.id, third.addresses[0])) == math.inf
             assert {event.contact.id for event in events if isinstance(event, ContactUp)} == {
                 one.id,
                 other.id,

@@ -538,6 +538,24 @@ def test_few_are_known_until_there_are_k_at_first_hand_or_by_hearsay(heard_of: i
     assert bench.peer.knows_few() is (heard_of + 1 < DEFAULTS.k)
 
 
+def test_the_nearest_heard_of_are_those_of_the_table_and_those_that_others_named() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    bench.know(contact(5), contact(50))
+    sent, _ = bench.peer.find_node(1, KEY, bench.now)
+    named = [contact(number) for number in (7, 3, 9, 50)]
+    bench.reply(sent, [[one.id, *one.address] for one in named])
+    heard = bench.peer.heard_of(KEY, 9, bench.now)
+    assert heard == [contact(number) for number in (3, 5, 7, 9, 50)]
+    assert bench.peer.heard_of(KEY, 2, bench.now) == heard[:2]
+
+
+def test_a_wide_lookup_asks_as_many_as_it_needs_at_once() -> None:
+    bench = Bench(Settings(alpha=1, k=4, probe_every_s=1_000.0))
+    bench.know(*[contact(number) for number in range(1, 5)])
+    assert len(questions(bench.peer.find_node(1, KEY, bench.now, 3, wide=True))) == 3
+    assert len(questions(bench.peer.find_node(2, KEY, bench.now, 3))) == 1
+
+
 def test_with_k_contacts_at_first_hand_enough_are_known() -> None:
     bench = Bench()
     bench.know(*[contact(number) for number in range(1, DEFAULTS.k + 1)])

@@ -282,7 +282,7 @@ def test_who_remembers_contacts_everywhere_asks_for_others_later() -> None:
 
 
 def test_who_comes_back_takes_its_time() -> None:
-    for again, count in ((True, DEFAULTS.upkeep_alpha), (False, DEFAULTS.alpha)):
+    for again, count in ((True, DEFAULTS.upkeep_alpha), (False, DEFAULTS.join_need)):
         bench = restarted(*(contact(number) for number in range(1, 41)))
         asked = questions(bench.peer.join(1, bench.now, again=again))
         finds = [question for question, _ in asked if question == wire.FindNode(OWN, OWN)]

@@ -12,7 +12,6 @@ from p2pweb.dht.events import ContactDown, ContactMoved, ContactReturned, Contac
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Entry, Manifest
 from p2pweb.records import COPIES_MAX, Encoding, record_key
-from p2pweb.repair import FIRST_DEVIATIONS
 from p2pweb.repair_plan import (
     GONE_MAX,
     GONE_S,
@@ -133,19 +132,6 @@ def test_the_keys_beside_a_peer_lead_to_all_who_decide_what_is_due() -> None:
 def test_who_knows_fewer_than_have_each_record_has_nobody_else_to_meet() -> None:
     own, *others = ids(RECORD_COPIES)
     assert beyond(own, others) == beyond(own, []) == []
-
-
-def test_who_counts_on_more_than_it_knows_takes_hardly_anything_that_is_not_due() -> None:
-    peers, keys = ids(1_000), ids(500, seed=2)
-    due = wrong = right = 0
-    for own in peers[:10]:
-        others = sorted(peers, key=lambda one: distance(one, own))[1:]
-        ranks = Ranks(own, others[: COPIES_MAX + 1], FIRST_DEVIATIONS)
-        is_due = {key for key in keys if ranks.of(key, RECORD_COPIES) < RECORD_COPIES}
-        should = {key for key in keys if closer(own, others, key) < RECORD_COPIES}
-        due, right = due + len(should), right + len(is_due & should)
-        wrong += len(is_due - should)
-    assert wrong < 0.1 * due and right > 0.9 * due
 
 
 # Plans
@@ -364,17 +350,37 @@ def test_few_contacts_are_asked_for_many_keys() -> None:
     def closest(key: bytes) -> list[Contact]:
         return sorted(everybody, key=lambda one: distance(one.id, key))
 
-    asks = whom_to_ask(dict.fromkeys(keys, ()), closest, COPIES)
+    asks = whom_to_ask(dict.fromkeys(keys, ()), closest, COPIES, lambda _: 0.1)
     assert sorted(key for asked in asks.values() for key in asked) == sorted(keys)
     assert len(asks) <= 4
     for contact, asked in asks.items():
         assert all(contact in closest(key)[:COPIES] for key in asked)
 
 
+def test_of_those_that_are_to_have_a_key_one_of_the_quicker_half_is_asked() -> None:
+    everybody, keys = contacts(12), ids(100, seed=2)
+
+    def closest(key: bytes) -> list[Contact]:
+        return sorted(everybody, key=lambda one: distance(one.id, key))
+
+    def rtt_s(contact: Contact) -> float:
+        # Of one nothing is known.
+        return math.inf if contact == everybody[0] else contact.address[1]
+
+    asks = whom_to_ask(dict.fromkeys(keys, ()), closest, COPIES, rtt_s)
+    assert sorted(key for asked in asks.values() for key in asked) == sorted(keys)
+    for contact, asked in asks.items():
+        for key in asked:
+            near = closest(key)[:COPIES]
+            assert contact in near
+            assert sum(rtt_s(one) < rtt_s(contact) for one in near) < COPIES / 2
+
+
 def test_nobody_is_asked_twice_for_a_key_and_a_key_without_anybody_is_left_out() -> None:
     one, other = contacts(2)
     key, lost = ids(2, seed=2)
-    asks = whom_to_ask({key: {one}, lost: {one, other}}, lambda _: [one, other], COPIES)
+    wanted = {key: {one}, lost: {one, other}}
+    asks = whom_to_ask(wanted, lambda _: [one, other], COPIES, lambda _: 0.1)
     assert asks == {other: [key]}
 
 

@@ -34,7 +34,7 @@ from p2pweb.records import (
     sign,
     site_name,
 )
-from p2pweb.repair import Repair
+from p2pweb.repair import TRIES_MAX, Repair
 from p2pweb.sites import SiteVersion
 from p2pweb.store.opening import memory_store
 from p2pweb.store.store import Item, Store
@@ -50,6 +50,10 @@ async def run(call: Callable[[], T]) -> T:
     return call()
 
 
+def contacts(*numbers: int) -> list[Contact]:
+    return [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in numbers]
+
+
 class Neighbours:
     """An overlay of a few contacts, and a client to which all of them are peers of the site."""
 
@@ -57,7 +61,9 @@ class Neighbours:
         self.met: list[bytes] = []
         self.around = 0
         self.explored = 0
-        self.known = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in (1, 2)]
+        self.known = contacts(1, 2)
+        # By name alone.
+        self.heard: list[Contact] = []
         # What each says by UDP of whether it keeps the site; the others say nothing.
         self.keeps: dict[Contact, object] = {}
         self.asked: list[Contact] = []
@@ -84,7 +90,14 @@ class Neighbours:
     def closest(self, key: bytes, count: int) -> list[Contact]:
         return self.known[:count]
 
-    async def find_node(self, key: bytes, need: int) -> list[Contact]:
+    def heard_of(self, key: bytes, count: int) -> list[Contact]:
+        return self.heard[:count]
+
+    def rtt_s(self, contact: Contact) -> float:
+        return contact.address[1]
+
+    async def find_node(self, key: bytes, need: int, *, wide: bool) -> list[Contact]:
+        assert wide
         self.met.append(key)
         return self.known[:need]
 
@@ -264,8 +277,7 @@ async def test_of_a_new_version_only_what_changed_is_looked_after(
 async def test_only_a_newcomer_and_who_comes_back_among_strangers_meets_those_farther_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    known = Neighbours().known
-    strangers = [Contact(NodeId(bytes([n]) * 20), ("192.0.2.1", n)) for n in (7, 8)]
+    known, strangers = Neighbours().known, contacts(7, 8)
     for remembered, seen in (
         ([], (0, [bytes(20)], 0)),
         (known, (1, [], 0)),
@@ -354,3 +366,82 @@ async def test_who_keeps_the_site_is_asked_by_udp_and_of_those_who_do_not_say_by
         await looked_after(world, repair)
         assert set(around.asked) == set(around.known)
         assert repair.known_keepers(around.known) == {*around.known} - {other, stock, mute}
+
+
+async def test_those_farther_off_are_met_at_once_by_what_was_heard_and_then_by_what_is_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = world_of([1] * FILES)
+    # The first byte of the farthest that were heard of is 20, and of the farthest that is there 40.
+    world.neighbours.heard = contacts(*range(1, 21))
+    world.neighbours.known = contacts(*range(21, 41))
+    async with repairing(world, monkeypatch) as repair:
+        await looked_after(world, repair)
+        bits = [int.from_bytes(key).bit_length() - 1 for key in world.neighbours.met]
+    assert bits == [-1, 156, 157, 158]
+
+
+class Lacking(Neighbours):
+    """None of them has anything; `asked_for` says of whom each key was asked, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_for: dict[bytes, list[int]] = {}
+
+    async def copies(
+        self, address: tuple[str, int], wanted: Sequence[tuple[bytes, bool]]
+    ) -> Bundle:
+        for key, _ in wanted:
+            self.asked_for.setdefault(key, []).append(address[1])
+        return Bundle((), (), 0)
+
+
+def lacking_world(neighbours: Lacking) -> SimpleNamespace:
+    """A peer that has nothing of a site yet."""
+    world = world_of([1] * FILES)
+    world.store.close()
+    world.store, world.neighbours = memory_store(), neighbours
+    return world
+
+
+async def test_what_one_lacks_others_are_asked_for_while_somebody_else_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    others_asked = asyncio.Event()
+
+    class Halves(Lacking):
+        """The first two are near half of the keys each, the third near all."""
+
+        def closest(self, key: bytes, count: int) -> list[Contact]:
+            return contacts(1 + key[0] % 2, 3)
+
+        async def copies(
+            self, address: tuple[str, int], wanted: Sequence[tuple[bytes, bool]]
+        ) -> Bundle:
+            bundle = await super().copies(address, wanted)
+            if address[1] == 2:
+                await others_asked.wait()
+            elif address[1] == 3:
+                others_asked.set()
+            return bundle
+
+    world = lacking_world(neighbours := Halves())
+    async with repairing(world, monkeypatch) as repair:
+        await looked_after(world, repair)
+    assert {tuple(asked[:2]) for asked in neighbours.asked_for.values()} == {(1, 3), (2, 3)}
+
+
+async def test_of_those_near_a_key_only_so_many_are_asked_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    neighbours = Lacking()
+    neighbours.known = contacts(*range(1, TRIES_MAX + 3))
+    world = lacking_world(neighbours)
+    async with repairing(world, monkeypatch) as repair:
+        await looked_after(world, repair)
+        await looked_after(world, repair)
+    assert len(neighbours.asked_for) == FILES
+    for asked in neighbours.asked_for.values():
+        # The next is the first of another round.
+        assert len(set(asked[:TRIES_MAX])) == TRIES_MAX
+        assert asked[TRIES_MAX] in asked[:TRIES_MAX]

@@ -4,8 +4,8 @@ It says whom to ask and is told what came of it; it ends when the k nearest cont
 known to be silent have answered (or fewer of them, where upkeep needs no more). Departures from the
 paper: there are no rounds (up to alpha questions are in flight whenever there is somebody to ask,
 two more when an answer leads nearer than anybody known, and up to k once somebody near has told of
-nobody nearer), a timeout frees the slot while a late answer still counts, and a contact of our own
-with a clean record is asked again before its silence counts.
+nobody nearer, or from the start), a timeout frees the slot while a late answer still counts, and a
+contact of our own with a clean record is asked again before its silence counts.
 
 What contacts say is rumour: the shortlist is bounded, each id is believed at few addresses, each
 address under few ids, and the number of questions is bounded. Whoever invents contacts nearer than
@@ -84,7 +84,9 @@ class Lookup:
 
     `rumours` are contacts that others named before; `need` is how many of the nearest have to
     answer (k); with `exact` even those in doubt are waited for; `upkeep` is what nobody waits for;
-    without `spares` it does with fewer questions where many are silent, and takes longer.
+    without `spares` it does with fewer questions where many are silent, and takes longer; with
+    `wide` up to k are asked at one time from the start, as where somebody waits who would ask most
+    of them anyway.
     `suspect` says of a contact whether its last question went unanswered: such a contact is asked
     after the others, once. `believe` corrects a rumour by what is known at first hand; None where
     it is refuted. Whoever is not to be heeded (`heeds`) is as if never heard of.
@@ -102,6 +104,7 @@ class Lookup:
         exact: bool = False,
         upkeep: bool = False,
         spares: bool = True,
+        wide: bool = False,
         rumours: Sequence[Contact] = (),
         believe: Callable[[Contact], Contact | None] = lambda contact: contact,
         heeds: Callable[[Contact], bool] = lambda contact: True,
@@ -141,6 +144,7 @@ class Lookup:
         # Paths on which somebody is to be asked at once, whoever is being asked already.
         self._leads: list[int] = []
         self._heard = False
+        self._slots = settings.k if wide else min(settings.alpha, need)
         self._is_wide = False
         # Whether somebody was named under an id that its address does not have.
         self._is_lied_to = False
@@ -162,7 +166,7 @@ class Lookup:
         """Contacts to ask now; each counts as asked."""
         settings = self._settings
         # Whoever is silent has a slot of its own, and one more beside it.
-        slots = self._need if self._is_wide else min(settings.alpha, self._need)
+        slots = max(self._slots, self._need) if self._is_wide else self._slots
         if self._is_upkeep:
             # Nobody waits for it: one after the other costs least.
             slots = min(slots, settings.upkeep_alpha)

@@ -41,6 +41,8 @@ class Run:
     token: int | None
     # How many of the nearest have to answer: k, or fewer.
     need: int | None = None
+    # Ask up to k at one time from the start.
+    wide: bool = False
     # Afterwards, greet those of the k nearest that were not asked: they are to know us.
     greets: bool = False
     # Upkeep, though its end is awaited: no visitor waits for it.
@@ -151,6 +153,13 @@ class Lookups:
             return len(table)
         return len(table) + sum(table.get(one) is None for one in self._hearsay)
 
+    def heard_of(self, key: bytes, count: int, now: float) -> list[Contact]:
+        """The contacts nearest to a key, at first hand or by hearsay, nearest first."""
+        table = self._asker.table
+        named = [one for one in self._hearsay.nearest(key, count, now) if not table.get(one.id)]
+        known = [*table.nearest(key, count), *named]
+        return sorted(known, key=lambda one: distance(one.id, key))[:count]
+
     def thinnest(self) -> tuple[int, int]:
         """Of which part of the id space the fewest are known, and how many those are."""
         counts = self._strata()
@@ -198,6 +207,7 @@ class Lookups:
             exact=run.is_exact,
             upkeep=run.is_upkeep,
             spares=run.has_spares,
+            wide=run.wide,
             rumours=self._hearsay.nearest(run.key, count, now),
             believe=self._believe,
             heeds=run.heeds,

@@ -9,6 +9,7 @@ task is made for a datagram; nothing is left behind by a caller that is cancelle
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -372,16 +373,20 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         )
         return list(done.closest)
 
-    async def find_node(self, key: bytes, need: int | None = None) -> list[Contact]:
+    async def find_node(
+        self, key: bytes, need: int | None = None, *, wide: bool = False
+    ) -> list[Contact]:
         """The `need` (1 to k) contacts closest to a key (20 bytes) that answered, in order.
 
         Without `need` it is all k, exactly. A few of them are had sooner: one that has missed a
         question is then not waited for. More than `need` are those of a crowd next to the key,
         which may be one liar's, and all within the distance in which k are to be expected.
+
+        With `wide` up to k are asked at one time from the start, as where these have been heard of.
         """
         _own(key)
         done = await self._call(
-            LookupDone, lambda peer, token, now: peer.find_node(token, key, now, need)
+            LookupDone, lambda peer, token, now: peer.find_node(token, key, now, need, wide=wide)
         )
         return list(done.closest)
 
@@ -447,6 +452,19 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         """The contacts of the table nearest to a key (20 bytes), nearest first."""
         _own(key)
         return self._at_work()[0].table.nearest(key, count)
+
+    def heard_of(self, key: bytes, count: int) -> list[Contact]:
+        """The contacts nearest to a key (20 bytes), nearest first: those of the table, and those
+        that others named, of whom nobody knows whether they are there."""
+        _own(key)
+        peer, now = self._at_work()
+        return peer.heard_of(key, count, now)
+
+    def rtt_s(self, contact: Contact) -> float:
+        """The round trip to a contact in seconds, smoothed; infinity where it is not known."""
+        entry = self._at_work()[0].table.get(contact.id)
+        known = None if entry is None else entry.rtt.smoothed_s
+        return math.inf if known is None else known
 
     def contacts(self) -> list[ContactState]:
         """Every contact of the table, the stalest first."""

@@ -119,6 +119,10 @@ class Peer:
         """Whether fewer than k others are known, by hearsay or at first hand."""
         return self._lookups.known() < self._settings.k
 
+    def heard_of(self, key: bytes, count: int, now: float) -> list[Contact]:
+        """The contacts nearest to a key, at first hand or by hearsay, nearest first."""
+        return self._lookups.heard_of(key, count, now)
+
     def next_timer(self) -> float:
         """When `handle_timer` is to be called, at the latest."""
         return min(
@@ -183,10 +187,13 @@ class Peer:
         return self._start_call(_Call(token, wire.FindValue(self.own, key), contact, 1), now)
 
     def find_node(
-        self, token: int, key: bytes, now: float, need: int | None = None
+        self, token: int, key: bytes, now: float, need: int | None = None, *, wide: bool = False
     ) -> list[Action]:
-        """Look for the `need` (1 to k; k) contacts closest to a key; ends in LookupDone."""
-        self._lookups.add(Run(key, values=False, token=token, need=need))
+        """Look for the `need` (1 to k; k) contacts closest to a key; ends in LookupDone.
+
+        With `wide` up to k are asked at one time from the start.
+        """
+        self._lookups.add(Run(key, values=False, token=token, need=need, wide=wide))
         return self._decided(now)
 
     def join(self, token: int, now: float, *, again: bool = False) -> list[Action]:
@@ -196,7 +203,8 @@ class Peer:
         """
         settings = self._settings
         need = settings.return_need if again else settings.join_need
-        run = self._self_lookup(token, need)
+        # A newcomer knows none of them, and all that follows waits for it.
+        run = self._self_lookup(token, need, wide=not again)
         run.has_time = again
         self._lookups.add(run)
         return self._decided(now)
@@ -392,8 +400,8 @@ class Peer:
             key = min(int(place * (1 << ID_BITS)), (1 << ID_BITS) - 1).to_bytes(ID_BYTES, "big")
             self._lookups.glance(key, contact, now)
 
-    def _self_lookup(self, token: int | None, need: int) -> Run:
-        return Run(self.own, values=False, token=token, need=need, greets=True)
+    def _self_lookup(self, token: int | None, need: int, *, wide: bool = False) -> Run:
+        return Run(self.own, values=False, token=token, need=need, wide=wide, greets=True)
 
     def _probe(self, contact: Contact, now: float) -> None:
         timeout_s = self._asker.patient_s(contact.address)
