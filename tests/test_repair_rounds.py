@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 import msgspec
 import pytest
 
+from p2pweb import fetching as fetching_module
 from p2pweb import repair as repair_module
 from p2pweb.blobs import blob_of, segments_of
 from p2pweb.dht.contact import Contact, NodeId
@@ -22,6 +23,7 @@ from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.doubt import Doubt
 from p2pweb.exchange.reader import BlobReader
 from p2pweb.exchange.wire import PROTOCOL, Bundle, PeerInfo, decode_bundle, encode_bundle
+from p2pweb.fetching import TRIES_MAX
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Entry, Manifest
 from p2pweb.pages import Pages
@@ -34,7 +36,7 @@ from p2pweb.records import (
     sign,
     site_name,
 )
-from p2pweb.repair import TRIES_MAX, Repair
+from p2pweb.repair import Repair
 from p2pweb.sites import SiteVersion
 from p2pweb.store.opening import memory_store
 from p2pweb.store.store import Item, Store
@@ -173,7 +175,7 @@ async def repairing(
     """Rounds that come at once; `world.looked` has the paths that were looked after."""
     for pause in ("AFTER_VERSION_S", "PAUSE_S"):
         monkeypatch.setattr(repair_module, pause, 0.0)
-    monkeypatch.setattr(repair_module, "LOOKUPS_MAX", 0)
+    monkeypatch.setattr(fetching_module, "LOOKUPS_MAX", 0)
     holds = world.store.holds
 
     def noted(key: bytes, record: Record, *, with_bytes: bool) -> bool:
