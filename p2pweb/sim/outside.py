@@ -1,7 +1,8 @@
 """What peers use that brings a clock or random numbers of its own, made to follow the run.
 
 aiohttp's connector measures how long a connection was idle by the process's clock, and shuffles
-those who wait for one by the process's random numbers. Neither can be passed in.
+those who wait for one by the process's random numbers. Neither can be passed in. And what a
+thousand peers of one process have alike, and none of them changes, is in memory once.
 """
 
 from __future__ import annotations
@@ -18,17 +19,23 @@ from unittest import mock
 from aiohttp import connector
 
 from p2pweb.exchange.client import ConnectorFactory, tcp_connector
+from p2pweb.manifest import Manifest
 from p2pweb.sim.network import Host, Network
 
 T = TypeVar("T")
 
+# Those of the versions that live at one time, and of the ones before.
+MANIFESTS_MAX = 8
+
 
 @contextlib.contextmanager
 def simulated(network: Network, seed: int) -> Iterator[None]:
-    """Within it all of aiohttp lives on the run's clock and seed."""
+    """Within it all of aiohttp lives on the run's clock and seed, and manifests are shared."""
+    decode = functools.lru_cache(maxsize=MANIFESTS_MAX)(Manifest.decode)
     with (
         mock.patch.object(connector, "monotonic", network.loop.time),
         mock.patch.object(connector, "random", random.Random(f"aiohttp {seed}")),
+        mock.patch.object(Manifest, "decode", decode),
     ):
         yield
 
