@@ -61,9 +61,10 @@ SLOWEST_BYTES_PER_S = 32 * 1024
 # A publish answers after several such commits on other peers, and retries.
 PLACE_S = 300.0
 # A machine that vanishes meanwhile says nothing: after so long without a word the system asks it
-# whether it is there, so often, every so many seconds. Then the connection is over.
+# whether it is there, so often, every so many seconds. Then the connection is over, as it is where
+# what was sent is not received for as long.
 PROBE_AFTER_S = 10
-PROBES_MAX = 3
+PROBES_MAX = 4
 PROBE_EVERY_S = 5
 # A peer looks at its disk and asks some others, each of which tries for `REACH_S`.
 FACTS_S = 20.0
@@ -103,9 +104,16 @@ def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # Linux's name and macOS's.
     after = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
-    made.setsockopt(socket.IPPROTO_TCP, getattr(socket, after), PROBE_AFTER_S)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_S)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES_MAX)
+    options = {
+        after: PROBE_AFTER_S,
+        "TCP_KEEPINTVL": PROBE_EVERY_S,
+        "TCP_KEEPCNT": PROBES_MAX,
+        # In milliseconds, and Linux's alone: elsewhere it is what the system gives up after.
+        "TCP_USER_TIMEOUT": 1_000 * (PROBE_AFTER_S + PROBES_MAX * PROBE_EVERY_S),
+    }
+    for name, value in options.items():
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return made
 
 
