@@ -83,6 +83,7 @@ class WholePeer:
         self._chance = chance
         self._graveyard = graveyard
         self._lives = 0
+        self._join: tuple[Address, ...] = ()
         self._node: PeerNode | None = None
 
     @property
@@ -110,7 +111,9 @@ class WholePeer:
         return self._node.overlay
 
     async def start(self, join: Sequence[Address]) -> None:
-        options = PeerOptions(port=PORT, data=self.folder, hosts=(self.host.ip,), join=tuple(join))
+        # Its owner writes these down once, whoever of them is still there when it comes back.
+        self._join = self._join or tuple(join)
+        options = PeerOptions(port=PORT, data=self.folder, hosts=(self.host.ip,), join=self._join)
         for start in range(1, STARTS_MAX + 1):
             try:
                 self._node = await start_peer(
