@@ -32,6 +32,7 @@ from survive_warm import WarmPeer, warm_publish
 
 from p2pweb.blobs import SEGMENT_BYTES
 from p2pweb.errors import P2PWebError
+from p2pweb.exchange.client import PeerClient
 from p2pweb.store.store import INLINE_BYTES_MAX
 
 DISK_BYTES = 96 * 1024 * 1024
@@ -46,6 +47,9 @@ FRESH_EVERY = 4
 BROKEN_OFF_EVERY = 3
 BROKEN_OFF_S = 1.0
 ANSWER_S = 60.0
+# Whoever was silent is asked again within fifteen seconds; peers have a minute.
+MEET_PAUSE_S = 0.05
+MEET_LOOKS = 1_200
 
 # Python that begins a peer which does not sync one of the things that it should.
 _NO_SYNC = """
@@ -217,11 +221,32 @@ class _Run:
             await asyncio.gather(publishing, return_exceptions=True)
             if self.report.faults:
                 return
+        await self._meet()
         told = await self._publish()
         if told.code != 0 or told.copies < len(self.peers):
             raise SurviveError(f"a publish counted {told.copies} copies: {told.told}")
         self.live = (told.seq, self.site.files)
         await self._cut(f"round {number}", [self.live])
+
+    async def _meet(self) -> None:
+        """Wait until all know that the others are there: one that was silent a moment ago, its
+        power being cut, is not counted on before it has answered."""
+        client = PeerClient()
+        try:
+            for peer in self.peers:
+                for _ in range(MEET_LOOKS):
+                    if not await self._strangers(client, peer):
+                        break
+                    await asyncio.sleep(MEET_PAUSE_S)
+                else:
+                    raise SurviveError(f"peer {peer.number} does not meet the others")
+        finally:
+            await client.close()
+
+    async def _strangers(self, client: PeerClient, peer: WarmPeer) -> int:
+        status = await client.status((HOST, peer.port))
+        here = sum(one.answered_ago_s is not None and not one.strikes for one in status.contacts)
+        return len(self.peers) - 1 - here
 
     def _publish(self) -> Awaitable[Published]:
         through = self.rng.choice(self.peers)
