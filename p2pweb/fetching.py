@@ -7,7 +7,6 @@ bytes of long files are read as a visitor's are.
 import asyncio
 import contextlib
 import errno
-import functools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
@@ -226,23 +225,23 @@ class _Work:
             await self._ask_near(keys, wanted, asked, long)
 
         while self._fault is None:
-            others = {
-                key: asked[key] | self._failed
+            near = {
+                key: self._near(key, asked[key])
                 for key in keys
                 if key in wanted and len(asked[key]) < TRIES_MAX
             }
-            asks = whom_to_ask(
-                others, functools.partial(self._near, others), self._copies, self._fetcher.rtt_s
-            )
+            asks = whom_to_ask(near, self._copies, self._fetcher.rtt_s)
             if len(asks) != 1:
                 await asyncio.gather(*(ask_and_go_on(*one) for one in asks.items()))
                 return
             # No deeper for each answer: some bring but one of many bodies.
             await ask(*asks.popitem())
 
-    def _near(self, others: Mapping[bytes, Collection[Contact]], key: bytes) -> list[Contact]:
-        """Whom to ask for what lies at a key, the best first; the doubtful, when they are left."""
-        left = [one for one in self._fetcher.closest(key) if one not in others[key]]
+    def _near(self, key: bytes, asked: Collection[Contact]) -> list[Contact]:
+        """Whom else to ask for what lies at a key, the best first; the doubtful, when they are all
+        that is left."""
+        closest = self._fetcher.closest(key)
+        left = [one for one in closest if one not in asked and one not in self._failed]
         return self._fetcher.trusted(left) or left
 
     async def _find(self, due: Due) -> bool:

@@ -39,8 +39,8 @@ PATIENCE = ((SPARE_S, 3 / 8), (1_800.0, 2 / 8), (7_200.0, 1 / 8), (28_800.0, 0.0
 # and the others may be next: nobody of these is waited for any longer than a restart takes.
 SUDDEN_S = 60.0
 SUDDEN_SHARE = 0.25
-# Who is farther off is missed later, and whoever is for so long after such a moment, left at it
-# too.
+# Who is farther off is missed a little sooner or later, and whoever is within such a minute, or for
+# so long after it, left then too.
 SUDDEN_LATE_S = 600.0
 # Those that left are remembered so long, to tell the worst-off copies: more than the longest
 # repair, so that the order stays right.
@@ -344,22 +344,20 @@ def _is_small(share: Share) -> bool:
 
 
 def whom_to_ask(
-    wanted: Mapping[bytes, Collection[Contact]],
-    closest: Callable[[bytes], Sequence[Contact]],
+    near: Mapping[bytes, Sequence[Contact]],
     few: int,
     rtt_s: Callable[[Contact], float],
 ) -> dict[Contact, list[bytes]]:
     """For each key one contact to ask, of those closest to it, and of as few contacts as may be.
 
-    `wanted` has the keys, and whom not to ask again for each. `closest` gives the contacts to ask
-    for a key, the best first; of the first `few` that are left, the half with the shorter round
-    trips (`rtt_s`) are as good as one another. Keys for which nobody is left are left out.
+    `near` has for each key the contacts to ask, the best first; of the first `few` of these, the
+    half with the shorter round trips (`rtt_s`) are as good as one another. Keys with nobody to ask
+    are left out.
     """
     choices: dict[bytes, list[Contact]] = {}
-    for key, asked in wanted.items():
-        left = [one for one in closest(key) if one not in asked][:few]
-        if left:
-            choices[key] = sorted(left, key=rtt_s)[: (len(left) + 1) // 2]
+    for key, contacts in near.items():
+        if best := sorted(contacts[:few], key=rtt_s):
+            choices[key] = best[: (len(best) + 1) // 2]
     asks: dict[Contact, list[bytes]] = {}
     while choices:
         counts = Counter(one for left in choices.values() for one in left)

@@ -35,8 +35,9 @@ def status_command(peer: Address, json_wanted: bool) -> int:
     The copies are those of the worst-off file. Wanted are as many as the site asks for, or all
     peers that keep it where these are fewer; with many peers, only the files due to this one are
     counted. Of a contact there are its round trip, its last answer, and its strikes: questions left
-    unanswered; with five it is gone. Exit code 0: all is well; 2: the site is short of copies, or
-    no contact answers, and some should; 1: no peer answers at that address.
+    unanswered; with five it is gone, with two if it has not answered since the start. Exit code 0:
+    all is well; 2: the site is short of copies, or no contact answers, and some should; 1: no peer
+    answers at that address.
     """
     status = run(_ask_status(peer))
     now = datetime.now(UTC).astimezone()

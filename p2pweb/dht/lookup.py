@@ -144,6 +144,7 @@ class Lookup:
         # Paths on which somebody is to be asked at once, whoever is being asked already.
         self._leads: list[int] = []
         self._heard = False
+        # Asked at one time until somebody near tells of nobody nearer.
         self._slots = settings.k if wide else min(settings.alpha, need)
         self._is_wide = False
         # Whether somebody was named under an id that its address does not have.

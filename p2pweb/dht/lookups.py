@@ -69,7 +69,7 @@ class Run:
 
     @property
     def is_upkeep(self) -> bool:
-        """Whether nobody waits for it."""
+        """Whether no visitor waits for it, nor a caller who has no time."""
         return self.has_time or (self.token is None and self.parent is None)
 
     @property
@@ -307,7 +307,8 @@ class Lookups:
                 self._end_child(run, run.parent, lookup.closest(), now)
 
     def _is_crowded(self, run: Run, lookup: Lookup, now: float) -> bool:
-        """Whether a lookup waits for those around the crowd that is next to its key."""
+        """Whether a lookup waits for those that find the peers around a crowd next to its key, or
+        tell whether there is one."""
         if run.children is None and run.token is not None:
             children = self._around(run, lookup, now)
             run.children = children.copy()
