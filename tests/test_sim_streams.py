@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -103,6 +104,8 @@ class Bench:
 
 
 class Simulated(Bench):
+    silent_s_max = math.inf
+
     def __init__(self, **conditions: float) -> None:
         self.loop = self.sim = SimLoop()
         self.network = Network(self.sim, 1, latency=Latency(1), conditions=Conditions(**conditions))
@@ -113,7 +116,7 @@ class Simulated(Bench):
         return self.there.ip, PORT
 
     async def connect(self, address: Address, client: Talker) -> Talker:
-        opened = self.network.streams.socket(self.here)
+        opened = self.network.streams.socket(self.here, silent_s_max=self.silent_s_max)
         await self.sim.sock_connect(opened, address)
         await self.sim.create_connection(lambda: client, sock=opened)
         return client
@@ -381,12 +384,12 @@ def test_a_cut_way_delays_and_loses_nothing(sim: Simulated) -> None:
         await sim.pair(client, server)
         client.transport.write(LONG)
         await asyncio.sleep(2 * rtt_s(sim))
-        sim.there.part = 1
+        sim.network.part([sim.there])
         before = len(server.heard)
         await asyncio.sleep(60.0)
         assert len(server.heard) == before < len(LONG)
         assert client.told == ["pause"]
-        sim.there.part = 0
+        sim.network.heal()
         await sim.until(lambda: len(server.heard) == len(LONG))
         assert server.heard == LONG
 
@@ -397,7 +400,7 @@ def test_a_cut_without_end_is_given_up(sim: Simulated) -> None:
     async def main() -> None:
         client, server = Talker(), Talker()
         await sim.pair(client, server)
-        sim.there.part = 1
+        sim.network.part([sim.there])
         client.transport.write(b"into the void")
         await asyncio.sleep(GIVE_UP_S - 10.0)
         assert client.told == []
@@ -405,6 +408,46 @@ def test_a_cut_without_end_is_given_up(sim: Simulated) -> None:
         assert client.told == ["lost"]
         assert isinstance(client.error, TimeoutError)
         assert server.told == []
+
+    sim.run(main())
+
+
+def test_a_system_that_probes_gives_up_a_silent_machine(sim: Simulated) -> None:
+    sim.silent_s_max = 30.0
+
+    async def main() -> None:
+        client, server = Talker(), Talker()
+        await sim.pair(client, server)
+        # Whoever waits for an answer has nothing to send.
+        sim.network.crash(sim.there)
+        await asyncio.sleep(29.0)
+        assert client.told == []
+        await asyncio.sleep(2.0)
+        assert client.told == ["lost"]
+        assert isinstance(client.error, TimeoutError)
+
+    sim.run(main())
+
+
+def test_probes_are_answered_after_a_short_cut_and_by_a_machine_that_is_back(
+    sim: Simulated,
+) -> None:
+    sim.silent_s_max = 30.0
+
+    async def main() -> None:
+        client, server = Talker(), Talker(echoes=True)
+        await sim.pair(client, server)
+        sim.network.part([sim.there])
+        await asyncio.sleep(20.0)
+        sim.network.heal()
+        await asyncio.sleep(100.0)
+        client.transport.write(b"still there")
+        await sim.until(lambda: client.heard == b"still there")
+        sim.network.crash(sim.there)
+        await asyncio.sleep(20.0)
+        sim.network.start(sim.there)
+        await asyncio.sleep(11.0)
+        assert isinstance(client.error, ConnectionResetError)
 
     sim.run(main())
 
@@ -456,11 +499,11 @@ def test_a_dead_host_answers_no_syn_and_its_sockets_do_not_outlive_it(sim: Simul
 def test_a_syn_is_sent_again(sim: Simulated) -> None:
     async def main() -> None:
         address = await sim.listen(lambda: Talker(echoes=True))
-        sim.there.part = 1
-        sim.loop.call_later(2.0, setattr, sim.there, "part", 0)
+        sim.network.part([sim.there])
+        sim.loop.call_later(2.0, sim.network.heal)
         await sim.connect(address, Talker())
         assert sim.loop.time() == pytest.approx(3.0 + rtt_s(sim), abs=0.05)
-        sim.there.part = 1
+        sim.network.part([sim.there])
         with pytest.raises(TimeoutError):
             await sim.connect(address, Talker())
         assert sim.loop.time() > 127.0

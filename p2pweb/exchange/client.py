@@ -66,6 +66,7 @@ PLACE_S = 300.0
 PROBE_AFTER_S = 10
 PROBES_MAX = 4
 PROBE_EVERY_S = 5
+SILENT_S_MAX = PROBE_AFTER_S + PROBES_MAX * PROBE_EVERY_S
 # A peer looks at its disk and asks some others, each of which tries for `REACH_S`.
 FACTS_S = 20.0
 # Enough for every peer of a small network at once; more wait their turn.
@@ -109,7 +110,7 @@ def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         "TCP_KEEPINTVL": PROBE_EVERY_S,
         "TCP_KEEPCNT": PROBES_MAX,
         # In milliseconds, and Linux's alone: elsewhere it is what the system gives up after.
-        "TCP_USER_TIMEOUT": 1_000 * (PROBE_AFTER_S + PROBES_MAX * PROBE_EVERY_S),
+        "TCP_USER_TIMEOUT": 1_000 * SILENT_S_MAX,
     }
     for name, value in options.items():
         if hasattr(socket, name):

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import random
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from p2pweb.address import Address
@@ -179,10 +180,22 @@ class Network:
         host.life += 1
         host.sockets.clear()
         self.streams.forget(host)
+        self.streams.cut([host])
 
     def start(self, host: Host) -> None:
         """The machine is back, with nothing open."""
         host.is_up = True
+
+    def part(self, hosts: Collection[Host]) -> None:
+        """From now on these reach one another alone."""
+        for host in hosts:
+            host.part = 1
+        self.streams.cut(hosts)
+
+    def heal(self) -> None:
+        """All hosts reach one another again."""
+        for host in self.hosts.values():
+            host.part = 0
 
     def reaches(self, one: Host, other: Host) -> bool:
         """Whether the way between two hosts is open."""

@@ -18,7 +18,7 @@ from unittest import mock
 
 from aiohttp import connector
 
-from p2pweb.exchange.client import ConnectorFactory, tcp_connector
+from p2pweb.exchange.client import SILENT_S_MAX, ConnectorFactory, tcp_connector
 from p2pweb.manifest import Manifest
 from p2pweb.sim.network import Host, Network
 
@@ -58,6 +58,6 @@ def connector_on(network: Network, host: Host) -> ConnectorFactory:
     life = host.life
 
     def open_socket(address: object) -> socket.socket:
-        return cast(socket.socket, network.streams.socket(host, life))
+        return cast(socket.socket, network.streams.socket(host, life, SILENT_S_MAX))
 
     return functools.partial(tcp_connector, open_socket)

@@ -4,16 +4,18 @@ A sender may have `WINDOW_BYTES` under way that nobody has read; the rest waits 
 which tells its protocol to pause as a real one does. What does not get through is sent again, ever
 more seldom, so a connection outlives a cut of the way. A host that crashes says nothing, and one
 that came back resets what it knows nothing of; a port where nobody listens refuses. Closing with
-bytes unread resets the connection, as it does on a real machine.
+bytes unread resets the connection, as it does on a real machine. A socket whose system sends probes
+(RFC 9293 §3.8.4) notices a silent machine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from p2pweb.address import Address
@@ -64,9 +66,14 @@ class Streams:
         listener = self._listeners[address] = Listener(self, address, protocol_factory)
         return listener
 
-    def socket(self, host: Host, life: int | None = None) -> StreamSocket:
-        """A client's socket on a host, in its present life or in the one given."""
-        return StreamSocket(self, host, host.life if life is None else life)
+    def socket(
+        self, host: Host, life: int | None = None, silent_s_max: float = math.inf
+    ) -> StreamSocket:
+        """A client's socket on a host, in its present life or in the one given.
+
+        Its connections are given up where probes were left unanswered for `silent_s_max`.
+        """
+        return StreamSocket(self, host, host.life if life is None else life, silent_s_max)
 
     def forget(self, host: Host) -> None:
         """A host crashed: its ends are gone, and the other ends hear nothing of it."""
@@ -74,6 +81,12 @@ class Streams:
             del self._listeners[address]
         for transport in [one for one in self._open if one.host is host]:
             transport.vanish()
+
+    def cut(self, hosts: Collection[Host]) -> None:
+        """The way to these was closed: whoever sends probes there will notice."""
+        for transport in self._open:
+            if transport.host in hosts or transport.other.host in hosts:
+                transport.expect_silence()
 
     def unlisten(self, listener: Listener) -> None:
         if self.is_listening(listener):
@@ -224,10 +237,11 @@ class StreamSocket:
     type = 1
     proto = 0
 
-    def __init__(self, streams: Streams, host: Host, life: int) -> None:
+    def __init__(self, streams: Streams, host: Host, life: int, silent_s_max: float) -> None:
         self._streams = streams
         self._host = host
         self._life = life
+        self._silent_s_max = silent_s_max
         self._transport: StreamTransport | None = None
 
     def setblocking(self, flag: bool) -> None:
@@ -239,6 +253,7 @@ class StreamSocket:
     async def connect(self, address: Any) -> None:
         where: Address = (address[0], address[1])
         self._transport = await self._streams.connect(self._host, self._life, where)
+        self._transport.silent_s_max = self._silent_s_max
 
     def open(self, protocol: asyncio.BaseProtocol) -> StreamTransport:
         """The transport of what was connected."""
@@ -295,6 +310,8 @@ class StreamTransport(asyncio.Transport):
         self._is_waiting = False
         self._resend_s = RESEND_S_MIN
         self._blocked_since_s: float | None = None
+        # How long its system's probes may be left unanswered.
+        self.silent_s_max = math.inf
         # What the last request on this connection asked for; both ends know.
         self._asked = "other"
         # Of the end that answers that.
@@ -389,6 +406,25 @@ class StreamTransport(asyncio.Transport):
         """Its host crashed. A dead process's callbacks run all the same: it is disposed of."""
         self._is_dead = True
         self._lose(None)
+
+    def expect_silence(self) -> None:
+        """The way to the other end was closed: if it stays so, probes find that out."""
+        if self.silent_s_max < math.inf:
+            self._loop.call_later(self.silent_s_max, self._probe)
+
+    def _probe(self) -> None:
+        if self._is_lost:
+            return
+        if not self._way_is_open():
+            self._give_up()
+        elif self.other._has_crashed():
+            # The machine is back, and knows nothing of the connection.
+            self.hear_reset()
+
+    def _give_up(self) -> None:
+        self._is_dead = True
+        self._line.clear()
+        self._lose(TimeoutError(errno.ETIMEDOUT, "connection timed out"))
 
     # --- the way out ---
 
@@ -497,9 +533,7 @@ class StreamTransport(asyncio.Transport):
         if self._blocked_since_s is None:
             self._blocked_since_s = now_s
         elif now_s - self._blocked_since_s >= GIVE_UP_S:
-            self._is_dead = True
-            self._line.clear()
-            self._lose(TimeoutError(errno.ETIMEDOUT, "connection timed out"))
+            self._give_up()
             return
         self._wait(now_s + self._resend_s)
         self._resend_s = min(RESEND_S_MAX, 2 * self._resend_s)

@@ -126,11 +126,9 @@ class World:
                     self.newcomers.append((newcomer, self.network.loop.time()))
                     self._own(self._join(newcomer))
             case "part":
-                for peer in chosen:
-                    peer.host.part = 1
+                self.network.part([peer.host for peer in chosen])
             case "heal":
-                for host in self.network.hosts.values():
-                    host.part = 0
+                self.network.heal()
                 self.healed_s = self.network.loop.time()
             case "slow":
                 for peer in chosen:
