@@ -164,11 +164,15 @@ class SiteVisitors:
 
     async def _ask_at_rate(self, rate: float, end_s: float) -> None:
         while True:
-            await asyncio.sleep(self._rng.expovariate(rate))
+            await self._sleep(self._rng.expovariate(rate), end_s)
             if self._loop.time() >= end_s:
                 return
             if len(self._under_way) < UNDER_WAY_MAX and (peers := self._live()):
                 self._own(self._get(self._rng.choice(peers)))
+
+    async def _sleep(self, pause_s: float, end_s: float) -> None:
+        """No longer than until the end."""
+        await asyncio.sleep(min(pause_s, end_s - self._loop.time()))
 
     def _own(self, coroutine: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -252,7 +256,7 @@ class SiteVisitors:
 
     async def _publish_at_rate(self, rate: float, end_s: float) -> None:
         while True:
-            await asyncio.sleep(self._publisher_rng.expovariate(rate))
+            await self._sleep(self._publisher_rng.expovariate(rate), end_s)
             if self._loop.time() >= end_s:
                 return
             await self._publish()
