@@ -28,7 +28,7 @@ from p2pweb.exchange.wire import CopiesStatus, SiteStatus
 from p2pweb.keys import SiteId
 from p2pweb.manifest import Manifest
 from p2pweb.records import Signed, quote_path
-from p2pweb.repair_plan import SPARE_S, Ranks, shares_of
+from p2pweb.repair_plan import SPARE_S, Ranks
 from p2pweb.sites import SiteVersion
 from p2pweb.store.store import Store
 from p2pweb.tally import (
@@ -355,14 +355,13 @@ def _due(own: NodeId, others: Collection[NodeId], manifest: Manifest, copies: in
     if len(others) < copies:
         return (1 << share_count(manifest)) - 1
     ranks = Ranks(own, others)
-    shares = islice(shares_of(manifest), SHARES_MAX)
-    is_due = [ranks.of(share.key, copies) < copies for share in shares]
+    is_due = [ranks.of(share.key, copies) < copies for share in manifest.shares[:SHARES_MAX]]
     return int.from_bytes(bitmap(is_due), "little")
 
 
 def _look_up(store: Store, manifest: Manifest) -> bytes:
     """What a store has of a version, as a bitmap. CorruptError where it cannot be read."""
-    shares = islice(shares_of(manifest), SHARES_MAX)
+    shares = iter(manifest.shares[:SHARES_MAX])
     held: list[bool] = []
     while some := [(share.key, share.record) for share in islice(shares, LOOKED_UP_MAX)]:
         held += store.holds_whole(some)

@@ -7,6 +7,7 @@ from one manifest. A path that is not in it is provably nothing.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
@@ -18,6 +19,7 @@ from p2pweb.records import (
     Encoding,
     FileRecord,
     path_fault,
+    record_key,
     representation_fault,
 )
 
@@ -94,6 +96,15 @@ class Nothing:
 Resolution = Found | MovedTo | Nothing
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What lies at one key (20 bytes): a record, and the bytes of one segment of its file."""
+
+    key: bytes
+    record: FileRecord
+    segment: int
+
+
 class Manifest:
     """The paths of one version."""
 
@@ -106,6 +117,20 @@ class Manifest:
     @property
     def site(self) -> SiteId:
         return site_id_of(self.public_key)
+
+    @cached_property
+    def shares(self) -> tuple[Share, ...]:
+        """Everything that its file records put at a key, by path and segment. 200 bytes each."""
+        return tuple(
+            Share(record_key(record, segment), record, segment)
+            for record in (entry.file_record(self.public_key) for entry in self.entries)
+            for segment in range(record.segment_count)
+        )
+
+    @cached_property
+    def shares_by_key(self) -> tuple[Share, ...]:
+        """The same in the order of their keys: those near a peer's id stand together."""
+        return tuple(sorted(self.shares, key=lambda share: share.key))
 
     def get(self, path: str) -> Entry | None:
         """The entry of exactly this path, decoded."""

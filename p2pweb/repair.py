@@ -24,6 +24,7 @@ from p2pweb.exchange.reader import BlobReader, Runner
 from p2pweb.exchange.wire import BUNDLE_ITEMS_MAX
 from p2pweb.fetching import Fetcher
 from p2pweb.keys import SiteId
+from p2pweb.manifest import Share
 from p2pweb.records import dht_key, site_name
 from p2pweb.repair_plan import (
     RECORD_COPIES,
@@ -31,7 +32,6 @@ from p2pweb.repair_plan import (
     Due,
     Gone,
     Neighbours,
-    Share,
     affordable,
     beyond,
     plan_repairs,
@@ -218,7 +218,7 @@ class Repair:
         self,
         version: SiteVersion,
         settled: SiteVersion | None,
-        plan: Callable[[Iterable[Share], int], list[Due]],
+        plan: Callable[[Sequence[Share], int], list[Due]],
     ) -> bool:
         """Fetch what is due and not on this disk; whether some of it still is not.
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from p2pweb.dht.contact import ID_BITS, Contact, NodeId
+from p2pweb.dht.contact import ID_BITS, ID_BYTES, Contact, NodeId
 from p2pweb.dht.events import ContactDown, ContactMoved, Event, Why
 from p2pweb.dht.neighbourhood import NEIGHBOURS
-from p2pweb.manifest import Manifest
-from p2pweb.records import COPIES_MAX, FileRecord, record_key
+from p2pweb.manifest import Manifest, Share
+from p2pweb.records import COPIES_MAX
 from p2pweb.store.room import RECORD_BYTES
 
 # The k of Kademlia: the records are with so many of the closest.
@@ -60,15 +60,6 @@ SMALL_BYTES = 4_096
 # A Poisson variable is less than so many standard deviations below its mean in one of seven
 # hundred cases.
 SURE_DEVIATIONS = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What lies at one key: a record, and the bytes of one segment of its file."""
-
-    key: bytes
-    record: FileRecord
-    segment: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +224,7 @@ class Ranks:
                 expected = RECORD_COPIES * ((2 << bit) - max(radius, 1 << bit)) / radius
                 least = int(expected - SURE_DEVIATIONS * expected**0.5)
                 counts[bit] = max(counts[bit], least + here * (bit == begin))
+        self._counts = counts
         # The largest first: where many are closer, that shows at once.
         self._buckets = [(1 << bit, count) for bit, count in counts.most_common()]
 
@@ -246,6 +238,13 @@ class Ranks:
                 if closer >= most:
                     return most
         return closer
+
+    def span(self, most: int) -> tuple[bytes, bytes]:
+        """The first and the last key (20 bytes) of a part of the id space, this peer's own: to keys
+        beyond it `most` or more are closer."""
+        free = next((bit + 1 for bit in reversed(range(ID_BITS)) if self._counts[bit] < most), 0)
+        first = self._own >> free << free
+        return first.to_bytes(ID_BYTES), (first | (1 << free) - 1).to_bytes(ID_BYTES)
 
 
 def beyond(own: NodeId, near: Collection[NodeId]) -> list[bytes]:
@@ -262,14 +261,12 @@ def beyond(own: NodeId, near: Collection[NodeId]) -> list[bytes]:
     return [] if is_whole else [(here ^ 1 << bit).to_bytes(len(own)) for bit in bits]
 
 
-def shares_of(manifest: Manifest, known: Manifest | None = None) -> Iterator[Share]:
-    """Everything that a version's file records put at a key, but for what `known` has too."""
-    for entry in manifest.entries:
-        if known is not None and known.get(entry.path) == entry:
-            continue
-        record = entry.file_record(manifest.public_key)
-        for segment in range(record.segment_count):
-            yield Share(record_key(record, segment), record, segment)
+def shares_of(manifest: Manifest, known: Manifest | None = None) -> Sequence[Share]:
+    """What a version's file records put at keys, in their order, but for what `known` has too."""
+    if known is None:
+        return manifest.shares_by_key
+    new = {entry.path for entry in manifest.entries if known.get(entry.path) != entry}
+    return [share for share in manifest.shares_by_key if share.record.path in new] if new else []
 
 
 def least(wanted: int, allowed: float) -> int:
@@ -281,10 +278,11 @@ def plan_repairs(
     own: NodeId,
     present: Collection[NodeId],
     gone: Sequence[Collection[NodeId]],
-    shares: Iterable[Share],
+    shares: Sequence[Share],
     copies: int,
 ) -> list[Due]:
-    """What a peer should have of these shares, the worst-off first.
+    """What a peer should have of these shares, which are in the order of their keys, the worst-off
+    first.
 
     `present` are the others that keep the site, `gone` those that have left, as
     `Neighbours.present_and_gone` has them. The order is by how many of those that had a share have
@@ -304,7 +302,10 @@ def plan_repairs(
         return any(ranks.of(key, wanted) < least(wanted, allowed) for ranks, allowed in steps)
 
     due: list[Due] = []
-    for share in shares:
+    first, last = now.span(RECORD_COPIES)
+    start = bisect_left(shares, first, key=lambda share: share.key)
+    stop = bisect_right(shares, last, key=lambda share: share.key)
+    for share in shares[start:stop]:
         rank = now.of(share.key, RECORD_COPIES)
         if rank < RECORD_COPIES:
             left = before.of(share.key, rank + copies) - rank
@@ -320,7 +321,7 @@ def spare_shares(
 ) -> list[Share]:
     """What as many others are closer to as should have it, the farthest first."""
     ranks = Ranks(own, present)
-    ranked = [(ranks.of(share.key, RECORD_COPIES), share) for share in shares_of(manifest)]
+    ranked = [(ranks.of(share.key, RECORD_COPIES), share) for share in manifest.shares]
     far = [one for one in ranked if one[0] >= (RECORD_COPIES if _is_small(one[1]) else copies)]
     return [share for _, share in sorted(far, key=lambda one: -one[0])]
 

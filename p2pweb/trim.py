@@ -16,9 +16,9 @@ from p2pweb.errors import RemoteError
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.wire import BUNDLE_ITEMS_MAX, InvalidMessageError
-from p2pweb.manifest import Manifest
+from p2pweb.manifest import Manifest, Share
 from p2pweb.records import InvalidRecordError, open_record, record_key
-from p2pweb.repair_plan import Share, spare_shares
+from p2pweb.repair_plan import spare_shares
 from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.trim")

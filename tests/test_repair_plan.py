@@ -116,6 +116,26 @@ def test_who_knows_its_neighbours_alone_does_not_take_itself_for_everybody() -> 
     assert due < 2 * right
 
 
+def test_beyond_its_span_nothing_is_due_to_a_peer() -> None:
+    peers, keys = ids(300), ids(500, seed=2)
+    for own in peers[:10]:
+        ranks = Ranks(own, [one for one in peers if one != own])
+        first, last = ranks.span(RECORD_COPIES)
+        assert first <= own <= last
+        far = [key for key in keys if not first <= key <= last]
+        # It is an eighth of all keys, or a sixteenth.
+        assert len(far) > 0.8 * len(keys)
+        assert all(ranks.of(key, RECORD_COPIES) == RECORD_COPIES for key in far)
+
+
+def test_the_span_of_a_peer_with_few_others_is_everything() -> None:
+    own, *others = ids(RECORD_COPIES)
+    assert Ranks(own, others).span(RECORD_COPIES) == (bytes(ID_BYTES), b"\xff" * ID_BYTES)
+    # Who has others beside it at every distance has its own key alone.
+    crowd = [NodeId((1 << bit).to_bytes(ID_BYTES)) for bit in range(8 * ID_BYTES)]
+    assert Ranks(OWN, crowd).span(1) == (OWN, OWN)
+
+
 def test_the_keys_beside_a_peer_lead_to_all_who_decide_what_is_due() -> None:
     peers, keys = ids(1_000), ids(500, seed=2)
     for own in peers[:10]:
@@ -138,7 +158,7 @@ def test_who_knows_fewer_than_have_each_record_has_nobody_else_to_meet() -> None
 
 
 def test_the_record_is_due_to_twenty_and_the_bytes_to_the_first_of_them() -> None:
-    peers, shares = ids(60), list(shares_of(manifest(50, SMALL_BYTES + 1)))
+    peers, shares = ids(60), shares_of(manifest(50, SMALL_BYTES + 1))
     records = bodies = 0
     for own in peers:
         for due in plan_repairs(own, [one for one in peers if one != own], NONE, shares, COPIES):
@@ -184,7 +204,7 @@ def test_the_more_copies_are_lacking_the_sooner_others_are_made() -> None:
 
 def test_a_record_can_wait_too() -> None:
     own, *others = ids(2 * RECORD_COPIES)
-    shares = list(shares_of(manifest(100)))
+    shares = shares_of(manifest(100))
     (first, *rest) = sorted(others, key=lambda one: distance(one, own))
     before = {one.share.key for one in plan_repairs(own, others, NONE, shares, COPIES)}
     for number in range(len(PATIENCE)):
@@ -194,7 +214,7 @@ def test_a_record_can_wait_too() -> None:
 
 
 def test_a_long_file_has_a_share_for_each_segment() -> None:
-    shares = list(shares_of(manifest(1, size_bytes=9 * 1024 * 1024)))
+    shares = shares_of(manifest(1, size_bytes=9 * 1024 * 1024))
     assert [share.segment for share in shares] == [0, 1, 2]
     assert [share.key for share in shares] == [
         record_key(shares[0].record, number) for number in range(3)

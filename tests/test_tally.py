@@ -11,7 +11,6 @@ from p2pweb.blobs import SEGMENT_BYTES
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Entry, Manifest
 from p2pweb.records import Encoding
-from p2pweb.repair_plan import shares_of
 from p2pweb.tally import (
     Shortage,
     Tally,
@@ -67,8 +66,8 @@ def test_a_bitmap_of_other_shares_is_none(data: bytes, shares: int) -> None:
     assert read_bitmap(data, shares) is None
 
 
-def test_the_shares_of_a_manifest_are_those_that_repair_knows() -> None:
-    assert share_count(MIXED) == len(list(shares_of(MIXED))) == 1 + 3 + 1 + 2
+def test_the_shares_of_a_manifest_are_counted() -> None:
+    assert share_count(MIXED) == len(MIXED.shares) == 1 + 3 + 1 + 2
 
 
 def test_a_file_has_as_many_copies_as_its_worst_off_segment() -> None:
@@ -93,7 +92,7 @@ def test_more_copies_than_wanted_are_enough() -> None:
 def test_counting_by_hand_comes_to_the_same(seed: int) -> None:
     rng = random.Random(seed)
     site = manifest(*(rng.choice([1, 3 * SEGMENT_BYTES]) for _ in range(30)))
-    shares = list(shares_of(site))
+    shares = site.shares
     wanted = rng.randint(1, 8)
     peers = [[rng.random() < rng.choice([0.5, 1.0]) for _ in shares] for _ in range(10)]
     counted = [rng.random() < 0.8 for _ in shares]

@@ -17,7 +17,7 @@ from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import T
 from p2pweb.manifest import Manifest
 from p2pweb.records import record_key
-from p2pweb.repair_plan import SMALL_BYTES, shares_of
+from p2pweb.repair_plan import SMALL_BYTES
 from p2pweb.store.opening import memory_store
 from p2pweb.store.room import BUDGET_BYTES_MIN
 from p2pweb.store.store import Item, Store
@@ -83,7 +83,7 @@ async def let_go(store: Store, peers: Peers) -> set[bytes]:
     count = await trim.look([one.id for one in OTHERS], MANIFEST, COPIES)
     gone = {
         share.key
-        for share in shares_of(MANIFEST)
+        for share in MANIFEST.shares
         if not store.holds(share.key, share.record, with_bytes=True)
     }
     assert len(gone) == count
@@ -93,7 +93,7 @@ async def let_go(store: Store, peers: Peers) -> set[bytes]:
 async def test_what_the_closest_have_may_go_and_nothing_that_is_due() -> None:
     store = full_store()
     gone = await let_go(store, Peers())
-    assert gone == {share.key for share in shares_of(MANIFEST) if not is_due(share.key)}
+    assert gone == {share.key for share in MANIFEST.shares if not is_due(share.key)}
     assert 0 < len(gone) < len(FILES)
     assert store.find(next(iter(gone))) is not None, "it stays until its room is needed"
     assert store.live_seq(KEY.site) == 0
