@@ -7,6 +7,7 @@ be known, by HTTP which site they have. While it is alone, or has no home site, 
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import Callable, Sequence
 
@@ -118,7 +119,7 @@ class Joining:
             await self.ask_home()
 
     def _is_alone(self) -> bool:
-        return not any(contact.proved for contact in self._overlay.contacts())
+        return self._overlay.last_heard() == -math.inf
 
     async def _ask_around(self, *, again: bool = False) -> int:
         """Ping the peers to join, and in turn those remembered; how many answered."""

@@ -201,7 +201,7 @@ class PeerNode:
             node_id=self.node_id, hosts=options.hosts, port=options.port, data=options.data
         )
         self._checkup = Checkup(place, self.client, self.overlay, wall, self._run)
-        self.watch = Watch(self.node_id, self.overlay)
+        self.watch = Watch(self.overlay)
         self.scrub = Scrub(
             store, self._run, self._rng, options.scrub_days * DAY_S, self.repair.has_damage
         )
@@ -459,8 +459,7 @@ class PeerNode:
 
     def _note_contacts(self) -> bool:
         """Take over whom the overlay knows; False while it may be cut off, or knows nobody."""
-        heard = [one.last_answer for one in self.overlay.contacts() if one.proved]
-        if not heard or asyncio.get_running_loop().time() - max(heard) > CUT_OFF_S:
+        if asyncio.get_running_loop().time() - self.overlay.last_heard() > CUT_OFF_S:
             return False
         best = self.overlay.best_contacts(CONTACTS_MAX)
         self._state = self._state.with_contacts(best, self.repair.known_keepers(best))

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 
-from p2pweb.dht.contact import Address, NodeId, distance
+from p2pweb.dht.contact import Address
 from p2pweb.dht.neighbourhood import NEIGHBOURS
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
 
@@ -32,8 +32,7 @@ FRESH_S = 15.0
 class Watch:
     """The watching of one peer; `start` when it has joined, `close` when done."""
 
-    def __init__(self, node_id: bytes, overlay: Overlay) -> None:
-        self._node_id = NodeId(node_id)
+    def __init__(self, overlay: Overlay) -> None:
         self._overlay = overlay
         self._task: asyncio.Task[None] | None = None
         # Since when more looks are saved up; a newcomer begins with the most.
@@ -85,7 +84,6 @@ class Watch:
         already."""
         before = asyncio.get_running_loop().time() - FRESH_S
         # Those with a strike are asked again by the overlay, and others take their places here.
-        contacts = [one for one in self._overlay.contacts() if not one.strikes]
-        nearest = sorted(contacts, key=lambda one: distance(one.id, self._node_id))[:of]
+        nearest = self._overlay.neighbours(of)
         stale = [one for one in nearest if one.last_answer < before and one.address not in looked]
         return [one.address for one in sorted(stale, key=lambda one: one.last_answer)[:count]]

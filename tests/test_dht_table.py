@@ -50,6 +50,27 @@ def test_nearest_is_what_sorting_gives(raw: list[bytes], key: bytes, count: int)
     assert [one.id for one in known.nearest(key, count)] == everyone[:count]
 
 
+def test_neighbours_are_the_nearest_without_a_strike() -> None:
+    known = table(DEFAULTS, *range(1, 61))
+    for number in (1, 3, *range(10, 40)):
+        known.missed(contact(number), 1.0, 1.0)
+    near = [entry.contact for entry in known.neighbours(10)]
+    assert near == [contact(number) for number in (2, *range(4, 10), 40, 41, 42)]
+    assert len(known.neighbours(100)) == 28
+
+
+def test_who_was_heard_last_proved_itself_in_this_run() -> None:
+    known = Table(OWN, DEFAULTS, 0.0)
+    assert known.last_heard == -inf
+    known.restore([contact(1)], 5.0)
+    known.answered(contact(1), RTT, 6.0)
+    assert known.last_heard == -inf
+    known.proved(contact(2), RTT, 7.0)
+    known.proved(contact(3), RTT, 8.0)
+    known.answered(contact(1), RTT, 9.0)
+    assert known.last_heard == 8.0
+
+
 def test_small_network_keeps_every_contact() -> None:
     assert len(table(DEFAULTS, *range(128, 228))) == 100
 

@@ -16,8 +16,6 @@ from p2pweb.dht.neighbourhood import NEIGHBOURS
 from p2pweb.dht.overlay import ContactState, Overlay, OverlayClosedError
 from p2pweb.watch import MORE, MORE_MAX, Watch
 
-OWN = bytes(20)
-
 
 def contact(number: int, *, last_answer: float = -1e6, strikes: int = 0) -> ContactState:
     known = NodeId(number.to_bytes(20))
@@ -26,7 +24,7 @@ def contact(number: int, *, last_answer: float = -1e6, strikes: int = 0) -> Cont
 
 @dataclass
 class Around:
-    """An overlay with these contacts; asking the silent gives them a strike."""
+    """The overlay of id 0, with these contacts; asking the silent gives them a strike."""
 
     known: list[ContactState]
     silent: set[int] = field(default_factory=set)
@@ -35,6 +33,10 @@ class Around:
 
     def contacts(self) -> list[ContactState]:
         return self.known
+
+    def neighbours(self, count: int) -> list[ContactState]:
+        sound = [one for one in self.known if not one.strikes]
+        return sorted(sound, key=lambda one: one.id)[:count]
 
     async def ping(self, address: Address, *, tries: int) -> float | None:
         assert tries == 1
@@ -53,7 +55,7 @@ class Around:
 
 async def looks(around: Around, times: int = 1) -> list[int]:
     """Whom a peer asks in so many looks."""
-    watch = Watch(OWN, cast(Overlay, around))
+    watch = Watch(cast(Overlay, around))
     for _ in range(times):
         await watch._look()
     return around.asked
@@ -84,7 +86,7 @@ async def test_where_many_left_all_neighbours_are_asked_and_those_next_in_line()
 async def test_looks_that_nobody_was_there_for_stay_saved_up() -> None:
     first = [contact(number) for number in range(1, 31)]
     around = Around(first, silent=set(range(1, 31)))
-    watch = Watch(OWN, cast(Overlay, around))
+    watch = Watch(cast(Overlay, around))
     await watch._look()
     assert len(around.asked) == 30
     later = [contact(number) for number in range(31, 31 + MORE_MAX)]
@@ -97,7 +99,7 @@ async def test_looks_that_nobody_was_there_for_stay_saved_up() -> None:
 
 async def test_where_peers_leave_all_the_time_no_more_are_asked_than_was_saved_up_for() -> None:
     around = Around([contact(number) for number in range(1, 400)], silent=set(range(1, 400)))
-    watch = Watch(OWN, cast(Overlay, around))
+    watch = Watch(cast(Overlay, around))
     looks_each = list[int]()
     for _ in range(9):
         before = len(around.asked)
@@ -113,7 +115,7 @@ async def test_who_comes_back_has_saved_up_for_nothing_yet() -> None:
     for proved, count in ((True, 1 + MORE), (False, 1)):
         known = [structs.replace(contact(number), proved=proved) for number in range(1, 31)]
         around = Around(known, silent={1})
-        watch = Watch(OWN, cast(Overlay, around))
+        watch = Watch(cast(Overlay, around))
         watch.start()
         await watch._look()
         await watch.close()
@@ -128,6 +130,6 @@ async def test_nobody_farther_off_is_asked_while_all_answer() -> None:
 async def test_watching_ends_with_the_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "EVERY_S", 0.0)
     around = Around([contact(1)], is_closed=True)
-    watch = Watch(OWN, cast(Overlay, around))
+    watch = Watch(cast(Overlay, around))
     await watch.start()
     await watch.close()

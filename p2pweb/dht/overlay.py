@@ -40,6 +40,7 @@ from p2pweb.dht.peer import Peer
 from p2pweb.dht.seal import Seal
 from p2pweb.dht.serving import Records
 from p2pweb.dht.settings import DEFAULTS, Settings
+from p2pweb.dht.table import Entry
 
 # A "::" socket takes IPv4 too.
 ANY_IPV4 = "0.0.0.0"  # noqa: S104  # which interfaces to bind is the caller's choice
@@ -57,7 +58,7 @@ class OverlayClosedError(ConnectionError):
     """The overlay was closed, or never listened: the question remains unanswered."""
 
 
-class ContactState(Struct, frozen=True):
+class ContactState(Struct, frozen=True, gc=False):
     """A contact of the table, for display. `last_answer` is on the event loop's clock."""
 
     id: NodeId
@@ -468,17 +469,17 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
 
     def contacts(self) -> list[ContactState]:
         """Every contact of the table, the stalest first."""
-        return [
-            ContactState(
-                entry.contact.id,
-                entry.contact.address,
-                entry.rtt.smoothed_s,
-                entry.last_answer,
-                entry.strikes,
-                entry.proved,
-            )
-            for entry in self._at_work()[0].table
-        ]
+        return list(map(_state_of, self._at_work()[0].table))
+
+    def neighbours(self, count: int) -> list[ContactState]:
+        """Of the contacts that answered what they were asked last the `count` nearest to this peer,
+        nearest first."""
+        return list(map(_state_of, self._at_work()[0].table.neighbours(count)))
+
+    def last_heard(self) -> float:
+        """When a contact that answered a PING in this run answered last, on the event loop's clock;
+        minus infinity where none has."""
+        return self._at_work()[0].table.last_heard
 
     def knows_few(self) -> bool:
         """Whether fewer than k others are known, by hearsay or at first hand.
@@ -669,6 +670,17 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         peer, now = self._at_work()
         # An event loop may fire a timer a clock tick before its time.
         self._perform(peer.handle_timer(max(when, now)))
+
+
+def _state_of(entry: Entry) -> ContactState:
+    return ContactState(
+        entry.contact.id,
+        entry.contact.address,
+        entry.rtt.smoothed_s,
+        entry.last_answer,
+        entry.strikes,
+        entry.proved,
+    )
 
 
 def _own(raw: bytes) -> NodeId:

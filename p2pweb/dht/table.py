@@ -14,6 +14,7 @@ and among the replacements; whoever has one keeps it, and the next of that range
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -175,6 +176,22 @@ class Table:
     def nearest(self, key: bytes, count: int) -> list[Contact]:
         """The `count` contacts nearest to a key, nearest first: exactly those, or all there are."""
         return [self._entries[known].contact for known in self._order.nearest(key, count)]
+
+    @property
+    def last_heard(self) -> float:
+        """When a contact that proved itself in this run answered last; minus infinity for none."""
+        latest_first = reversed(self._entries.values())
+        return next((entry.last_answer for entry in latest_first if entry.proved), -math.inf)
+
+    def neighbours(self, count: int) -> list[Entry]:
+        """Of those without a strike the `count` nearest to this peer, nearest first."""
+        looked_at = count
+        while True:
+            near = [self._entries[known] for known in self._order.nearest(self._own, looked_at)]
+            sound = [entry for entry in near if not entry.strikes]
+            if len(sound) >= count or len(near) < looked_at:
+                return sound[:count]
+            looked_at *= 2
 
     def proved(self, contact: Contact, rtt_s: float, now: float) -> list[Event]:
         """A contact answered a PING from its address with its id (never our own)."""
