@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from p2pweb.node import SAVE_AFTER_EACH_S, SAVE_AFTER_S
+from p2pweb.peer_state import PeerState, write_peer_state
 from p2pweb.sim.ledger import Ledger, Outcome
 from p2pweb.sim.run import Run, run
 from p2pweb.sim.scenario import Fault, Scenario, Site, Way, Workload
@@ -85,6 +90,33 @@ def test_who_comes_back_with_its_disk_need_not_ask_again_who_keeps_the_site() ->
         asked.append(done.streamed["peer"])
     stayed, returned = asked
     assert returned <= stayed
+
+
+def test_the_more_contacts_a_peer_has_the_less_often_it_saves_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved: dict[Path, list[tuple[float, list[object]]]] = {}
+
+    def note(path: Path, state: PeerState) -> None:
+        states, contacts = saved.setdefault(path, []), list[object](state.contacts)
+        # It is written for other reasons too.
+        if not states or states[-1][1] != contacts:
+            states.append((asyncio.get_event_loop().time(), contacts))
+        write_peer_state(path, state)
+
+    monkeypatch.setattr("p2pweb.node.write_peer_state", note)
+    faults = [Fault(at_s=20.0 + 2.0 * number, kind="crash", share=0.05) for number in range(10)]
+    crowded = structs.replace(scenario(minutes=2.0), peers=30, faults=faults)
+    assert run_quietly(crowded).faults == []
+    gaps = [
+        (now_s - before_s, len(before))
+        for states in saved.values()
+        # At its start and its end a peer saves at once.
+        for (before_s, before), (now_s, _) in pairwise(states[1:-1])
+    ]
+    assert max(count for _, count in gaps) > 20
+    too_soon = [one for one in gaps if one[0] < max(SAVE_AFTER_S, SAVE_AFTER_EACH_S * one[1])]
+    assert too_soon == []
 
 
 REPEATED = """
