@@ -121,8 +121,8 @@ class Joining:
     def _is_alone(self) -> bool:
         return self._overlay.last_heard() == -math.inf
 
-    async def _ask_around(self, *, again: bool = False) -> int:
-        """Ping the peers to join, and in turn those remembered; how many answered."""
+    async def _ask_around(self, *, again: bool = False) -> bool:
+        """Ping the peers to join, and in turn those remembered; whether any answered."""
         named = [address for name in self._named for address in await _resolve(name)]
         # Those in the overlay's table are asked by it.
         here = {contact.address for contact in self._overlay.contacts()}

@@ -19,6 +19,7 @@ from p2pweb.dht.events import (
     ContactUp,
     Found,
     LookupDone,
+    NodesDone,
     Ponged,
     Send,
     StoreDone,
@@ -234,6 +235,30 @@ def test_the_silent_are_asked_once_for_a_value() -> None:
     actions += bench.pass_time(bench.now + 1.5)
     assert questions(actions) == [(wire.FindValue(OWN, KEY), contact(9).address)]
     assert actions[-1] == ValueDone(1, None)
+
+
+def test_whoever_is_at_an_address_is_asked_once_for_those_near_and_they_are_heard_of() -> None:
+    bench = Bench()
+    near = [contact(number) for number in range(1, 4)]
+    (sent,) = bench.peer.contacts_at(1, contact(9).address, bench.now)
+    assert questions([sent]) == [(wire.FindNode(OWN, OWN), contact(9).address)]
+    # Long enough that the answer need not wait for the proof of an address.
+    assert isinstance(sent, Send)
+    assert len(sent.data) > wire.ANSWER_BYTES_MAX // DEFAULTS.amplification_max - wire.PING_BYTES
+    body = [[one.id, *one.address] for one in near]
+    assert bench.reply(sent, body) == [NodesDone(1, 3)]
+    assert bench.peer.heard_of(OWN, 9, bench.now) == near
+
+
+def test_the_silent_and_those_who_answer_garbage_name_nobody() -> None:
+    bench = Bench(Settings(probe_every_s=1_000.0))
+    (sent,) = bench.peer.contacts_at(1, contact(9).address, bench.now)
+    assert bench.reply(sent, 7) == [NodesDone(1, None)]
+    actions = bench.peer.contacts_at(2, contact(8).address, bench.now)
+    actions += bench.pass_time(bench.now + 1.5)
+    assert questions(actions) == [(wire.FindNode(OWN, OWN), contact(8).address)]
+    assert actions[-1] == NodesDone(2, None)
+    assert bench.peer.heard_of(OWN, 9, bench.now) == []
 
 
 def test_calls_beyond_the_pool_end_at_once() -> None:

@@ -93,6 +93,14 @@ class ValueDone(Struct, frozen=True):
     found: Found | None
 
 
+class NodesDone(Struct, frozen=True):
+    """What a question for contacts to one address came to: how many were named, None where it was
+    not answered."""
+
+    token: int
+    named: int | None
+
+
 class Yielded(Struct, frozen=True):
     """A value turned up in a lookup that goes on."""
 
@@ -111,4 +119,4 @@ class LookupDone(Struct, frozen=True):
     inconclusive: bool = False
 
 
-Action = Send | Ponged | StoreDone | ValueDone | Yielded | LookupDone | Event
+Action = Send | Ponged | StoreDone | ValueDone | NodesDone | Yielded | LookupDone | Event

@@ -219,7 +219,7 @@ class Lookups:
         """An answer arrived, in time or late; None is garbage."""
         run, contact = query.owner, query.contact
         if isinstance(answer, wire.Nodes) and contact is not None:
-            self._note(answer.contacts, machine(contact.address), now)
+            self.note(answer.contacts, contact.address, now)
         if run not in self._running or run.lookup is None or contact is None:
             return
         match answer:
@@ -400,13 +400,14 @@ class Lookups:
                 contacts = lookup.next_requests()
         return contacts
 
-    def _note(self, contacts: tuple[Contact, ...], teller: str, now: float) -> None:
+    def note(self, contacts: tuple[Contact, ...], teller: Address, now: float) -> None:
+        """Whoever is at an address named these: they have been heard of."""
         table = self._asker.table
         for contact in contacts[: self._settings.k]:
             # Whoever is in the table is known better than by rumour.
             is_news = table.get(contact.id) is None and contact.id != self._own
             if is_news and self._believe(contact) is not None:
-                self._hearsay.note(contact, teller, now)
+                self._hearsay.note(contact, machine(teller), now)
 
     def _believe(self, contact: Contact) -> Contact | None:
         """What others say of a contact, corrected by what is known at first hand."""

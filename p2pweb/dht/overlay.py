@@ -30,6 +30,7 @@ from p2pweb.dht.events import (
     Event,
     Found,
     LookupDone,
+    NodesDone,
     Ponged,
     Send,
     StoreDone,
@@ -51,7 +52,7 @@ ROUTES_MAX = 4_096
 
 Answered = TypeVar("Answered")
 # What ends a call.
-_Ended = Ponged | StoreDone | ValueDone | LookupDone
+_Ended = Ponged | StoreDone | ValueDone | NodesDone | LookupDone
 
 
 class OverlayClosedError(ConnectionError):
@@ -345,24 +346,40 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
 
     # --- questions ---
 
-    async def join(self, addresses: Sequence[Address], *, again: bool = False) -> int:
-        """Enter the network known at these addresses (IP literals); how many of them answered.
+    async def join(self, addresses: Sequence[Address], *, again: bool = False) -> bool:
+        """Enter the network known at these addresses (IP literals); whether any of them answered.
 
         When this returns, the contacts closest to this node know it; the rest of the id space is
-        explored in the background. With `again` this node comes back and looks around by itself:
-        where one of those that answered was known before, nobody else is asked.
+        explored in the background. Once one has answered, the others are not waited for. With
+        `again` this node comes back and looks around by itself: where that one was known before,
+        nobody else is asked.
         """
         before = {one.address for one in self.contacts()}
-        pongs = await asyncio.gather(*(self._ping(address) for address in addresses))
-        answered = [
-            address
-            for address, pong in zip(addresses, pongs, strict=True)
-            if pong.id is not None and pong.id != self.id
-        ]
-        if answered and not (again and before.intersection(answered)):
-            await self.look_around()
-            self.refresh_table()
-        return len(answered)
+        pings = [asyncio.ensure_future(self._greet(address)) for address in addresses]
+        try:
+            for ping in asyncio.as_completed(pings):
+                if address := await ping:
+                    break
+            else:
+                return False
+            if not (again and address in before):
+                await self.look_around()
+                self.refresh_table()
+            return True
+        finally:
+            for each in pings:
+                each.cancel()
+            await asyncio.gather(*pings, return_exceptions=True)
+
+    async def _greet(self, address: Address) -> Address | None:
+        """The address if another node answers there. Whom that knows near this one has been heard
+        of then: asked afterwards it would be one round trip more."""
+        known = _reachable(address)
+        contacts = self._call(
+            NodesDone, lambda peer, token, now: peer.contacts_at(token, known, now)
+        )
+        pong, _ = await asyncio.gather(self._ping(address), contacts)
+        return address if pong.id is not None and pong.id != self.id else None
 
     async def look_around(self, *, again: bool = False) -> list[Contact]:
         """Meet the contacts closest to this node, by way of those in the table; some of them.
@@ -586,9 +603,7 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         return self._next_token
 
     async def _ping(self, address: Address, tries: int | None = None) -> Ponged:
-        known = canonical(*address)
-        if known is None:
-            raise ValueError(f"not the IP address and port of a peer: {address}")
+        known = _reachable(address)
         return await self._call(
             Ponged, lambda peer, token, now: peer.ping(token, known, now, tries)
         )
@@ -622,7 +637,13 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
                     self._searches[token].add(found)
                 case LookupDone(token) as done if token in self._searches:
                     self._searches.pop(token).end(done)
-                case LookupDone(token) | Ponged(token) | StoreDone(token) | ValueDone(token):
+                case (
+                    LookupDone(token)
+                    | Ponged(token)
+                    | StoreDone(token)
+                    | ValueDone(token)
+                    | NodesDone(token)
+                ):
                     future = self._futures.pop(token)
                     if not future.done():
                         future.set_result(action)
@@ -681,6 +702,13 @@ def _state_of(entry: Entry) -> ContactState:
         entry.strikes,
         entry.proved,
     )
+
+
+def _reachable(address: Address) -> Address:
+    known = canonical(*address)
+    if known is None:
+        raise ValueError(f"not the IP address and port of a peer: {address}")
+    return known
 
 
 def _own(raw: bytes) -> NodeId:

@@ -14,7 +14,16 @@ from p2pweb.dht import wire
 from p2pweb.dht.asking import Asker
 from p2pweb.dht.chance import Rng
 from p2pweb.dht.contact import ID_BITS, ID_BYTES, Address, Contact, NodeId
-from p2pweb.dht.events import Action, ContactDown, Found, Ponged, Send, StoreDone, ValueDone
+from p2pweb.dht.events import (
+    Action,
+    ContactDown,
+    Found,
+    NodesDone,
+    Ponged,
+    Send,
+    StoreDone,
+    ValueDone,
+)
 from p2pweb.dht.lookups import STRATA_BITS, Lookups, Run
 from p2pweb.dht.proof import Proofs
 from p2pweb.dht.queries import Queries, Query
@@ -30,7 +39,7 @@ class _Call:
     """A question that a caller awaits the answer to."""
 
     token: int
-    question: wire.Ping | wire.Store | wire.FindValue
+    question: wire.Ping | wire.Store | wire.FindNode | wire.FindValue
     to: Address | Contact
     tries_max: int
     tries: int = 0
@@ -186,6 +195,12 @@ class Peer:
         """Ask a contact, once, for the value that it holds under a key; ends in ValueDone."""
         return self._start_call(_Call(token, wire.FindValue(self.own, key), contact, 1), now)
 
+    def contacts_at(self, token: int, address: Address, now: float) -> list[Action]:
+        """Ask whoever is at an address, once, for the contacts that it knows near this peer, to
+        have heard of them; ends in NodesDone."""
+        question = wire.FindNode(self.own, self.own)
+        return self._start_call(_Call(token, question, address, 1), now)
+
     def find_node(
         self, token: int, key: bytes, now: float, need: int | None = None, *, wide: bool = False
     ) -> list[Action]:
@@ -291,7 +306,8 @@ class Peer:
     def _hear(self, answered: wire.Answered, address: Address, now: float) -> None:
         message_id = answered.message_id
         if (call := self._calls.take(message_id, address)) is not None:
-            self._end_call(call.owner, self._read(call, answered.body, now), now - call.sent)
+            answer = self._read(call, answered.body, now)
+            self._end_call(call.owner, answer, now, now - call.sent)
         elif (query := self._lookups.pool.take(message_id, address)) is not None:
             self._lookups.heard(query, self._read(query, answered.body, now), now)
         elif (ping := self._pings.take(message_id, address)) is not None:
@@ -315,8 +331,7 @@ class Peer:
                 proved = Contact(answer.id, query.address)
                 self._asker.actions += self.table.proved(proved, rtt_s, now)
             self._lookups.identified(query.address, answer.id, now)
-        else:
-            assert query.contact is not None  # noqa: S101 - a mere address is only ever pinged
+        elif query.contact is not None:
             self.table.answered(query.contact, rtt_s, now)
             # It answers, but only a pong says under which id.
             self._introduce(query.contact, now)
@@ -352,11 +367,14 @@ class Peer:
         if call.tries < call.tries_max:
             call.tries += 1
             timeout_s = self._asker.patient_s(call.address, tries=call.tries)
-            if self._asker.ask(self._calls, call.question, call.to, call, now, timeout_s):
+            # A stranger would want proof of this address before it sends a long answer.
+            padded = isinstance(call.question, wire.FindNode)
+            ask = self._asker.ask
+            if ask(self._calls, call.question, call.to, call, now, timeout_s, padded=padded):
                 return
-        self._end_call(call, None, 0.0)
+        self._end_call(call, None, now, 0.0)
 
-    def _end_call(self, call: _Call, answer: wire.Answer | None, rtt_s: float) -> None:
+    def _end_call(self, call: _Call, answer: wire.Answer | None, now: float, rtt_s: float) -> None:
         if call.done:
             return
         call.done = True
@@ -370,6 +388,12 @@ class Peer:
             if isinstance(answer, wire.Value) and isinstance(call.to, Contact):
                 found = Found(call.to, answer.value, answer.extra)
             action = ValueDone(call.token, found)
+        elif isinstance(call.question, wire.FindNode):
+            named = None
+            if isinstance(answer, wire.Nodes):
+                named = len(answer.contacts)
+                self._lookups.note(answer.contacts, call.address, now)
+            action = NodesDone(call.token, named)
         elif isinstance(answer, wire.Pong):
             action = Ponged(call.token, answer.id, rtt_s)
         else:
