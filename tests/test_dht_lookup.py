@@ -259,6 +259,22 @@ def test_who_answers_far_away_says_nothing_of_the_silent_who_are_near() -> None:
     assert one.inconclusive
 
 
+def test_contacts_that_one_peer_alone_invents_hide_no_absence() -> None:
+    honest = [contact(n) for n in range(100, 106)]
+    for liars, is_inconclusive in ((1, False), (2, True)):
+        one = lookup(honest, Settings(k=6))
+        asked = one.next_requests()
+        assert asked == honest
+        for each in honest:
+            names = [contact(n) for n in range(1, 7)] if each in honest[:liars] else []
+            one.answered(each, names)
+        while asked := one.next_requests():
+            for each in asked:
+                one.timed_out(each)
+        assert one.done
+        assert one.inconclusive == is_inconclusive
+
+
 def test_few_have_to_answer_all_for_a_conclusion() -> None:
     assert lookup([]).inconclusive
     one = lookup([contact(1), contact(2), contact(3)])

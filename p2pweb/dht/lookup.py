@@ -78,6 +78,11 @@ class _Candidate:
     def is_first_hand(self) -> bool:
         return bool(self.circles & 1 << FIRST_HAND)
 
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether it is known at first hand, or was named by more than one."""
+        return self.is_first_hand or self.circles.bit_count() > 1
+
 
 class Lookup:
     """The state of one lookup of `target` (20 bytes) by the peer `own`, which knows `contacts`.
@@ -278,8 +283,11 @@ class Lookup:
     @property
     def inconclusive(self) -> bool:
         """Whether too few of the k nearest have answered to tell that nobody has what was looked
-        for; the silent may have it. All have to where they are few."""
+        for; the silent may have it. All have to where they are few; else whoever is silent counts
+        once two others have named it, for one alone may have invented it."""
         heard_of = [one for one in self._order if one.state is not _DISCREDITED]
+        if len(heard_of) > self._settings.k:
+            heard_of = [one for one in heard_of if one.state is not _SILENT or one.is_vouched_for]
         nearest = heard_of[: self._settings.k]
         answered = sum(one.state is _ANSWERED for one in nearest)
         return not answered or answered < min(CONCLUSIVE_MIN, len(nearest))
