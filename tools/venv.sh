@@ -21,8 +21,17 @@ find_python() {
 }
 
 ensure_venv() {
-    local what="$1" python stamp want target="." made=""
+    local python
     python="$(find_python)" || exit 1
+    # One tool at a time: the lock is the open file's, so it outlives the Python that takes it.
+    exec 9>.venv.lock
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+    make_venv "$1" "$python"
+    exec 9>&-
+}
+
+make_venv() {
+    local what="$1" python="$2" stamp want target="." made=""
     [ "$what" = run ] || target=".[$what]"
     want="$(cat pyproject.toml tools/constraints.txt | cksum) $("$python" --version)"
     # A stamp for each extra that is installed. Any of them has what the program itself needs, and
