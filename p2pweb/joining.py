@@ -80,12 +80,21 @@ class Joining:
         """Somebody tells of a site."""
         self._ask_now.set()
 
-    async def join(self, *, again: bool = False) -> None:
+    async def join(
+        self, *, again: bool = False, entered: Callable[[], object] = lambda: None
+    ) -> None:
         """Enter the network by the peers named; `again` as of `Overlay.join`.
 
+        `entered` is called once that is done, while the home site may still be asked for.
         RemoteError where none of these answers a new peer.
         """
-        answered, _ = await asyncio.gather(self._ask_around(again=again), self.ask_home())
+
+        async def enter() -> bool:
+            answered = await self._ask_around(again=again)
+            entered()
+            return answered
+
+        answered, _ = await asyncio.gather(enter(), self.ask_home())
         if self._named and not answered:
             why = await self._why_not_joined()
             # A new peer was most likely given a wrong address; one that knows its site serves it.

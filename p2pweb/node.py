@@ -297,7 +297,7 @@ class PeerNode:
             raise listen_fault(error, self._options.port) from None
         knows_others = bool(self._state.contacts)
         if not knows_others:
-            await self.joining.join()
+            await self.joining.join(entered=self.repair.begin)
         self._note_contacts()
         self._save_state()
         chores = (

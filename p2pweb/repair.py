@@ -92,6 +92,7 @@ class Repair:
         self._rng = rng
         self._remembered = frozenset(remembered)
         self._task: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Task[None] | None = None
         # When the next round is.
         self._at = 0.0
         self._sooner = asyncio.Event()
@@ -107,16 +108,23 @@ class Repair:
         # There was no room for something that is due here.
         self._is_full = False
 
+    def begin(self) -> None:
+        """Meet those who decide what is due here: that takes no version of the site."""
+        self._beginning = asyncio.ensure_future(self._begin())
+
     def start(self) -> asyncio.Task[None]:
-        """Begin with rounds; the task that goes on with them."""
+        """Go on with rounds; the task that does so."""
+        if self._beginning is None:
+            self.begin()
         self._task = asyncio.ensure_future(self._keep_up())
         return self._task
 
     async def close(self) -> None:
         """End what is under way."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._beginning, self._task) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def received(self) -> int:
@@ -171,7 +179,8 @@ class Repair:
     async def _keep_up(self) -> None:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OverlayClosedError):
-            await self._begin()
+            assert self._beginning is not None  # noqa: S101 - `start` sees to it
+            await self._beginning
             self._at = loop.time()
             while True:
                 while (now := loop.time()) < self._at:

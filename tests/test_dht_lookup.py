@@ -67,6 +67,20 @@ def test_a_wide_one_asks_whoever_is_wanted_at_once_up_to_k() -> None:
     assert one.next_requests() == []
 
 
+def test_a_wide_one_that_needs_a_few_of_the_nearest_waits_for_no_certain_ones() -> None:
+    contacts = [contact(10 * n) for n in range(1, 10)]
+    options = Settings(k=5)
+    one = Lookup(TARGET, OWN, contacts, options, lambda one: False, need=2, wide=True)
+    assert one.next_requests() == [contact(10), contact(20)]
+    one.answered(contact(20), [contact(5)])
+    # Whoever is nearer than all has to be asked before.
+    assert not one.done
+    assert one.next_requests() == [contact(5)]
+    one.answered(contact(5), [])
+    assert one.done
+    assert one.closest() == (contact(5), contact(20))
+
+
 def test_somebody_far_who_tells_of_nobody_nearer_says_nothing() -> None:
     one = lookup([contact(10 * n) for n in range(1, 5)], Settings(alpha=2, k=4))
     assert one.next_requests() == [contact(10), contact(20)]

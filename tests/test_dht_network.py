@@ -58,6 +58,8 @@ class Network:
         self.now = 0.0
         self.loss = loss
         self.jitter_s = jitter_s
+        # Two that are a millisecond apart.
+        self.beside: set[int] = set()
         self.settings = settings
         self.seed = seed
         self.peers: list[Peer] = []
@@ -112,6 +114,8 @@ class Network:
                         delay = 0.02 + self._links.random() * self.jitter_s
                         host = address[0].split(".")
                         to = int(host[2]) * 256 + int(host[3])
+                        if {index, to} == self.beside:
+                            delay = 0.0005
                         self._push(self.now + delay, to, data, self.address(index))
                 case Yielded(token, found):
                     self.found.setdefault(token, []).append((self.now, found))
@@ -230,6 +234,15 @@ def test_newcomers_find_the_exact_nearest(jitter_s: float, missing_max: int) -> 
         missing.append(len({net.contact(n) for n in others[:8]} - set(found)))
     assert max(missing) <= missing_max
     assert sum(missing) <= 2 * missing_max
+
+
+def test_who_joins_by_its_neighbour_does_not_take_all_who_are_far_for_dead() -> None:
+    net = network(MANY, 1, jitter_s=0.18, settings=SMALL_K)
+    newcomer = net.add()
+    net.beside = {0, newcomer}
+    net.join(newcomer)
+    done = [action for _, action in net.ended.values() if isinstance(action, LookupDone)]
+    assert len(done[-1].closest) >= SMALL_K.join_need
 
 
 def test_a_few_of_the_nearest_cost_fewer_questions() -> None:

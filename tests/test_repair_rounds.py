@@ -171,6 +171,8 @@ async def repairing(
     monkeypatch: pytest.MonkeyPatch,
     remembered: Sequence[Contact] = (),
     doubt: Doubt | None = None,
+    *,
+    begins_early: bool = False,
 ) -> AsyncIterator[Repair]:
     """Rounds that come at once; `world.looked` has the paths that were looked after."""
     for pause in ("AFTER_VERSION_S", "PAUSE_S"):
@@ -204,6 +206,11 @@ async def repairing(
         rng=random.Random(1),
         remembered=remembered,
     )
+    if begins_early:
+        repair.begin()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert world.neighbours.met
     chore = repair.start()
     try:
         yield repair
@@ -291,6 +298,15 @@ async def test_only_a_newcomer_and_who_comes_back_among_strangers_meets_those_fa
             await looked_after(world, repair)
             around = world.neighbours
             assert (around.around, around.met, around.explored) == seen
+
+
+async def test_who_met_the_others_before_it_goes_on_with_rounds_meets_them_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = world_of([1] * FILES)
+    async with repairing(world, monkeypatch, begins_early=True) as repair:
+        await looked_after(world, repair)
+        assert world.neighbours.met == [bytes(20)]
 
 
 async def test_who_failed_is_asked_for_copies_last_until_it_sends_some(

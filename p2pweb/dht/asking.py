@@ -90,9 +90,14 @@ class Asker:
 
     def _as_others_s(self, others_s: float | None) -> float:
         """How long a stranger may take: no longer than if nothing were known of the others, of whom
-        a few that are slow would else have everybody wait for the dead."""
+        a few that are slow would else have everybody wait for the dead.
+
+        As long as that while they are few: whoever joins by its neighbour must not take everybody
+        farther off for dead.
+        """
         most_s = within(self.settings.rtt_initial_s, self.settings)
-        return most_s if others_s is None else min(others_s, most_s)
+        is_few = len(self.table) < self.settings.join_need
+        return most_s if others_s is None or is_few else min(others_s, most_s)
 
     def lone_s(self, tries: int) -> float:
         """The same while nobody at all answers: as for a stranger, twice that for the next try."""

@@ -151,6 +151,7 @@ class Lookup:
         self._heard = False
         # Asked at one time until somebody near tells of nobody nearer.
         self._slots = settings.k if wide else min(settings.alpha, need)
+        self._asks_wide = wide
         self._is_wide = False
         # Whether somebody was named under an id that its address does not have.
         self._is_lied_to = False
@@ -376,8 +377,18 @@ class Lookup:
         # Once as many as are needed have answered, nobody waits for those in doubt, unless the
         # nearest themselves are what is looked for.
         waits = in_doubt and (self._is_exact or expected < need)
-        self._surveyed = waiting, done and not waits
+        self._surveyed = waiting, (done and not waits) or self._has_any()
         return self._surveyed
+
+    def _has_any(self) -> bool:
+        """Whether, of a wide lookup that needs fewer than k, any so many of the k nearest have
+        answered, and those nearest of all have been asked at least: nobody waits for the slow."""
+        if not self._asks_wide or self._need >= self._settings.k:
+            return False
+        there = [one for one in self._order if one.state not in (_SILENT, _DISCREDITED)]
+        nearest = there[: self._settings.k]
+        answered = sum(one.state is _ANSWERED for one in nearest)
+        return answered >= self._need and all(one.tries for one in nearest[: self._need])
 
     def _choose(self, waiting: list[_Candidate]) -> tuple[_Candidate, int]:
         """Whom to ask next, and in which circle: those in doubt last, then the path that has asked
