@@ -26,6 +26,10 @@ class BusyError(RemoteError):
     """Another peer has too much under way, and will not have for long."""
 
 
+class LateError(RemoteError):
+    """Another peer has not answered in time: it may be gone, or very busy."""
+
+
 class UnavailableError(RemoteError):
     """Bytes that exist cannot be had from any peer just now; the text says what was tried."""
 

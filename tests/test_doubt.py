@@ -14,10 +14,11 @@ import pytest
 from p2pweb.address import Address
 from p2pweb.blobs import BLOCK_BYTES, BlobId
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
-from p2pweb.errors import RemoteError, UnavailableError
+from p2pweb.errors import BusyError, LateError, RemoteError, UnavailableError
 from p2pweb.exchange.client import READ_IDLE_S, PeerClient
 from p2pweb.exchange.doubt import DOUBTED_MAX, DOUBTED_S, Doubt
 from p2pweb.exchange.holders import (
+    AGAIN_AFTER_S,
     ASKED_MAX,
     HEDGE_S,
     HEDGES_MAX,
@@ -266,19 +267,35 @@ def test_a_file_with_one_copy_on_a_peer_that_was_slow_once_is_read_as_soon_as_an
 
 
 def test_where_everybody_lies_everybody_is_asked_once() -> None:
+    lookups = LOOKUPS_MAX * (1 + len(AGAIN_AFTER_S))
     with world_of(GARBAGE, GARBAGE) as world:
         for number in (1, 2):
             with pytest.raises(UnavailableError):
                 world.read(number)
             assert world.asked == [A, B]
-        assert world.lookups == 2 * LOOKUPS_MAX
+        assert world.lookups == 2 * lookups
     # Also where they are asked while a slow lookup goes on.
     with world_of(GARBAGE, GARBAGE, lookup_s=3.0) as world:
         for number in (1, 2):
             with pytest.raises(UnavailableError):
                 world.read(number)
             assert world.asked == [A, B]
-        assert world.took_s == pytest.approx(LOOKUPS_MAX * 3.0)
+        assert world.took_s == pytest.approx(lookups * 3.0 + sum(AGAIN_AFTER_S))
+
+
+def test_the_only_holder_is_asked_again_where_it_was_too_busy_to_answer() -> None:
+    for fault in (LateError("it does not answer in time"), BusyError("it answers 503")):
+        busy = Does(READ_IDLE_S, fault)
+        with world_of(busy) as world:
+            world.loop.call_later(READ_IDLE_S + 0.5, world.does.__setitem__, A, GIVES)
+            assert world.read(1) == [A, A]
+            assert world.took_s == pytest.approx(READ_IDLE_S + 1.0 + TRIP_S, abs=HEDGE_S)
+        with world_of(busy, busy) as world:
+            with pytest.raises(UnavailableError):
+                world.read(1)
+            # Not for ever; and nobody is asked again who has not answered yet.
+            assert world.asked == [A, B, A, B, A, B]
+            assert world.most_asking <= 2
 
 
 def test_who_fails_is_replaced_at_once_also_while_others_are_silent() -> None:

@@ -24,7 +24,7 @@ from p2pweb.exchange import reader as reader_module
 from p2pweb.exchange import wire
 from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.crowd import Crowd
-from p2pweb.exchange.holders import LOOKUPS_MAX
+from p2pweb.exchange.holders import AGAIN_AFTER_S, LOOKUPS_MAX
 from p2pweb.exchange.reader import BlobReader, Source
 from p2pweb.exchange.service import PeerService
 from p2pweb.http.messages import Request, Response
@@ -170,7 +170,9 @@ async def test_a_pointer_to_a_peer_that_is_just_reading_the_same_is_worth_a_copy
     empty.close()
 
 
-async def test_a_holder_that_one_lookup_did_not_hear_of_is_found_by_the_next() -> None:
+async def test_a_holder_that_one_lookup_did_not_hear_of_is_found_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store, empty = memory_store(), memory_store()
     store.commit([Item(sign(RECORD, KEY))], SEGMENTS)
     client = PeerClient()
@@ -179,12 +181,13 @@ async def test_a_holder_that_one_lookup_did_not_hear_of_is_found_by_the_next() -
         reader = BlobReader(empty, client, cast(Overlay, late), run)
         assert await reader.read_all(SOURCE) == DATA
         # And nobody is looked for for ever.
+        monkeypatch.setattr(holders_module, "AGAIN_AFTER_S", [0.0] * len(AGAIN_AFTER_S))
         none = Late(holder)
         none.lookups = -100
         lost = BlobReader(empty, client, cast(Overlay, none), run)
         with pytest.raises(UnavailableError):
             await lost.read_all(SOURCE)
-        assert none.lookups == -100 + LOOKUPS_MAX
+        assert none.lookups == -100 + LOOKUPS_MAX * (1 + len(AGAIN_AFTER_S))
         await reader.close()
         await lost.close()
     await client.close()

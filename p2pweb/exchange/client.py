@@ -25,7 +25,7 @@ from p2pweb.blobs import (
     check_hashes,
 )
 from p2pweb.delta import SHARE_MAX, InvalidDeltaError, base_of
-from p2pweb.errors import BusyError, NotAPeerError, RemoteError
+from p2pweb.errors import BusyError, LateError, NotAPeerError, RemoteError
 from p2pweb.exchange import wire
 from p2pweb.exchange.authorization import ANSWER_FIELD, DATE_WINDOW_S, Prover
 from p2pweb.exchange.facts import (
@@ -500,7 +500,7 @@ class PeerClient:
         ) as error:
             raise RemoteError(f"{where} sent what it should not: {error}") from None
         except TimeoutError:
-            raise RemoteError(f"{where} does not answer in time") from None
+            raise LateError(f"{where} does not answer in time") from None
         except aiohttp.ClientConnectorError as error:
             raise NotAPeerError(f"{where} cannot be reached: {error.strerror or error}") from None
         except UnicodeError:

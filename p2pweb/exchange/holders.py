@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
@@ -27,7 +27,7 @@ from p2pweb.dht.contact import canonical
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
 from p2pweb.dht.rtt import Rtt
 from p2pweb.dht.settings import DEFAULTS
-from p2pweb.errors import RemoteError, UnavailableError
+from p2pweb.errors import BusyError, LateError, RemoteError, UnavailableError
 from p2pweb.exchange.client import READ_IDLE_S, PeerClient
 from p2pweb.exchange.doubt import Doubt
 from p2pweb.exchange.wire import Elsewhere
@@ -52,6 +52,10 @@ DELTA_HOLDERS_MAX = 3
 DELTAS_S = 2.0
 # Of a file with a single copy the holder may be silent for just as long as a lookup waits for it.
 LOOKUPS_MAX = 2
+# A machine that is very busy is silent for longer, and whoever waits for a page waits some seconds
+# rather than be told that there is none: where nobody sends it they are all looked for again, after
+# so many seconds each time, and whoever was too late is asked again.
+AGAIN_AFTER_S = (1.0, 3.0)
 # Lookups for more holders of what is being read, beside the reading.
 LEARNING_MAX = 4
 # A peer that was pointed to may just be getting the bytes itself, over a few others. At least so
@@ -192,8 +196,10 @@ class Holders:
         tasks: list[asyncio.Task[None]] = []
         asked: dict[Address, _Asked] = {}
         waiting: dict[Address, _Asked] = {}
+        late: set[Address] = set()
         holders = self._holders(key)
-        faults: list[str] = []
+        pauses = iter(AGAIN_AFTER_S)
+        faults: dict[str, None] = {}
         seeking, exhausted, overtake = False, False, False
 
         async def seek() -> None:
@@ -224,7 +230,13 @@ class Holders:
                     tasks.append(asyncio.ensure_future(seek()))
                     seeking, may_seek, overtake = True, False, False
                 if not waiting and not seeking:
-                    raise UnavailableError(_nobody(faults))
+                    if (pause_s := next(pauses, None)) is None:
+                        raise UnavailableError(_nobody(faults))
+                    await asyncio.sleep(pause_s)
+                    holders = self._holders(key, [one for one in asked if one not in late])
+                    exhausted = False
+                    late.clear()
+                    continue
                 try:
                     event = await asyncio.wait_for(
                         events.get(), self._patience_s() if may_seek else None
@@ -245,8 +257,10 @@ class Holders:
                     if event.result is not None:
                         self._doubt.failed(event.address, clock())
                     overtake = True
+                    if isinstance(event.result, LateError | BusyError):
+                        late.add(event.address)
                     lost = f"{format_address(event.address)} has lost it"
-                    faults.append(str(event.result or lost))
+                    faults[str(event.result or lost)] = None
                     self._forget(key, event.address)
                 else:
                     self.remember(key, event.address)
@@ -278,11 +292,13 @@ class Holders:
 
     # --- which holder ---
 
-    async def _holders(self, key: bytes) -> AsyncGenerator[Address, None]:
-        """Where a key's bytes are: who is known to have them, then whom FIND_VALUE names, and then
-        whom it names the next time. The doubtful come after all others of a lookup, or while it
-        finds nobody for as long as others would be overtaken."""
-        asked: list[Address] = []
+    async def _holders(
+        self, key: bytes, but: Collection[Address] = ()
+    ) -> AsyncGenerator[Address, None]:
+        """Where a key's bytes are, `but` for some: who is known to have them, then whom FIND_VALUE
+        names, and then whom it names the next time. The doubtful come after all others of a lookup,
+        or while it finds nobody for as long as others would be overtaken."""
+        asked = list(but)
         while (address := self._least_busy(key, asked)) is not None:
             asked.append(address)
             yield address
@@ -443,7 +459,7 @@ def _reach(host: str) -> int:
     return 0 if address.is_loopback else 1 + address.is_global
 
 
-def _nobody(faults: list[str]) -> str:
+def _nobody(faults: Collection[str]) -> str:
     if not faults:
         return "no peer that can be reached holds it"
     return f"none of {len(faults)} holders could send it: {'; '.join(faults)}"
