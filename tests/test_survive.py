@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from survive_budgets import MEGABYTE, run_budgets
 from survive_kills import plan_deaths, run_kills
 from survive_peers import SurviveError
 from survive_power import SABOTAGES, Disk, check_premise, run_power
@@ -82,6 +83,23 @@ async def test_visitors_of_peers_that_are_killed_at_random_get_every_byte_right(
     assert report.kills["short"] >= 2
     assert report.copies[0] == 4
     assert sum(report.asked.values()) > 100
+
+
+async def test_a_site_larger_than_any_budget_is_read_whole_through_every_peer(
+    tmp_path: Path,
+) -> None:
+    report = await run_budgets(
+        tmp_path,
+        seed=1,
+        peers=3,
+        disk_bytes=45 * MEGABYTE,
+        site_bytes=45 * MEGABYTE,
+        files=60,
+    )
+    assert report.faults == []
+    assert report.reads == 3 * 3 * 60
+    assert report.copies[0] == 1
+    assert "the peers have no room for" in report.refused
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""Real peers that are killed, or lose their power; exit code 0 if no promise was broken.
+"""Real peers that are killed, lose power or have little room; exit code 0 if nothing is broken.
 
 Started by tools/survive, which prepares what this needs. `kills`: peers on loopback, of which some
 are always being killed with signal 9 and started again, under visitors who check every byte, with a
 new version in the middle. `power`: a publish, then at once a power cut for every peer that it
-counted, then what is on its disk.
+counted, then what is on its disk. `budgets`: a site that is larger than the disk budget of any
+peer, read through all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from survive_budgets import MEGABYTE, BudgetReport, run_budgets
 from survive_kills import Report, run_kills
 from survive_peers import SurviveError
 from survive_power import SABOTAGES, PowerReport, run_power
@@ -26,15 +28,16 @@ from survive_power import SABOTAGES, PowerReport, run_power
 from p2pweb.errors import P2PWebError
 from p2pweb.records import COPIES_DEFAULT
 
-PEERS = {"kills": 20, "power": 2}
+AnyReport = Report | PowerReport | BudgetReport
+PEERS = {"kills": 20, "power": 2, "budgets": 8}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tools/survive", description=__doc__)
-    parser.add_argument("mode", choices=("kills", "power"), nargs="?", default="kills")
+    parser.add_argument("mode", choices=tuple(PEERS), nargs="?", default="kills")
     parser.add_argument("--seconds", type=float, default=180, help="of killing (default: 180)")
     parser.add_argument("--rounds", type=int, default=100, help="of power cuts (default: 100)")
-    parser.add_argument("--peers", type=int, help="how many (default: 20, of power cuts 2)")
+    parser.add_argument("--peers", type=int, help="how many (default: 20; power 2, budgets 8)")
     parser.add_argument("--down", type=int, default=5, help="dead at most at a time (default: 5)")
     parser.add_argument(
         "--sabotage", choices=SABOTAGES, help="what no peer syncs: power cuts must find it"
@@ -64,7 +67,7 @@ async def survive(options: argparse.Namespace) -> int:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with tempfile.TemporaryDirectory(prefix="p2pweb-survive-") as folder:
         where = options.keep or Path(folder)
-        report: Report | PowerReport
+        report: AnyReport
         if options.mode == "kills":
             report = await run_kills(
                 where,
@@ -74,6 +77,8 @@ async def survive(options: argparse.Namespace) -> int:
                 down=options.down,
                 copies=COPIES_DEFAULT,
             )
+        elif options.mode == "budgets":
+            report = await run_budgets(where, seed=options.seed, peers=options.peers)
         else:
             report = await run_power(
                 where,
@@ -89,15 +94,34 @@ async def survive(options: argparse.Namespace) -> int:
     return 1 if report.faults else 0
 
 
-def print_report(report: Report | PowerReport) -> None:
+def print_report(report: AnyReport) -> None:
     table = Table(title=f"tools/survive, seed {report.seed}", show_header=False)
-    rows = rows_of_kills(report) if isinstance(report, Report) else rows_of_power(report)
+    match report:
+        case Report():
+            rows = rows_of_kills(report)
+        case PowerReport():
+            rows = rows_of_power(report)
+        case BudgetReport():
+            rows = rows_of_budgets(report)
     for row in rows.items():
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     for fault in report.faults:
         print(f"fault (seed {report.seed}): {fault}")
     print("no promise was broken" if not report.faults else f"{len(report.faults)} faults")
+
+
+def rows_of_budgets(report: BudgetReport) -> dict[str, str]:
+    return {
+        "peers, budget of each": f"{report.peers}, {report.disk_bytes / MEGABYTE:.0f} MB",
+        "site": f"{report.site_bytes / MEGABYTE:.0f} MB",
+        "copies counted by each publish": ", ".join(map(str, report.copies)),
+        "files read through all peers": str(report.reads),
+        "most that a directory took": f"{report.used_most_bytes / MEGABYTE:.1f} MB",
+        "copies on disks in the end": f"{report.on_disk} at least",
+        "refused": report.refused,
+        "faults": str(len(report.faults)),
+    }
 
 
 def rows_of_power(report: PowerReport) -> dict[str, str]:

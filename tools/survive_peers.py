@@ -40,6 +40,8 @@ class Peer:
     data: Path
     log: Path
     join: int | None = None
+    more: tuple[str, ...] = ()
+    """What else it is started with."""
     process: asyncio.subprocess.Process | None = None
     is_ready: bool = False
     lives: int = 0
@@ -62,7 +64,8 @@ class Peer:
     def words(self) -> list[str]:
         """What `p2pweb` is started with."""
         join = [] if self.join is None else ["--join", f"{HOST}:{self.join}"]
-        return ["up", "--port", str(self.port), "--host", HOST, "--data", str(self.data), *join]
+        place = ["--port", str(self.port), "--host", HOST, "--data", str(self.data)]
+        return ["up", *place, *join, *self.more]
 
     async def spawn(self) -> None:
         with self.log.open("ab") as log:
@@ -146,9 +149,11 @@ async def publish(site: Path, key: Path, through: Peer, copies: int) -> Publishe
 
 
 @contextlib.asynccontextmanager
-async def network(folder: Path, count: int) -> AsyncIterator[list[Peer]]:
+async def network(
+    folder: Path, count: int, more: tuple[str, ...] = ()
+) -> AsyncIterator[list[Peer]]:
     """So many peers that have joined by the first one; it joins again by the second."""
-    peers = _peers_in(folder, count)
+    peers = _peers_in(folder, count, more)
     limit = asyncio.Semaphore(STARTS_MAX)
 
     async def start(peer: Peer) -> None:
@@ -164,7 +169,7 @@ async def network(folder: Path, count: int) -> AsyncIterator[list[Peer]]:
         await asyncio.gather(*(peer.kill() for peer in peers))
 
 
-def _peers_in(folder: Path, count: int) -> list[Peer]:
+def _peers_in(folder: Path, count: int, more: tuple[str, ...]) -> list[Peer]:
     folder.mkdir(parents=True)
     ports = free_ports(HOST, count)
     return [
@@ -174,6 +179,7 @@ def _peers_in(folder: Path, count: int) -> list[Peer]:
             folder / str(number),
             folder / f"{number}.log",
             join=ports[0] if number else None,
+            more=more,
         )
         for number, port in enumerate(ports)
     ]
