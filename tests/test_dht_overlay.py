@@ -21,6 +21,7 @@ from p2pweb.dht import wire
 from p2pweb.dht.contact import Address, Contact, NodeId, key_for
 from p2pweb.dht.events import ContactUp, Event, Found
 from p2pweb.dht.overlay import Overlay, OverlayClosedError
+from p2pweb.dht.peer import Peer
 from p2pweb.dht.serving import Held
 from p2pweb.dht.settings import DEFAULTS, Settings
 
@@ -512,8 +513,12 @@ async def test_who_is_in_a_network_already_asks_nobody_else_when_it_joins_there_
         assert await third.join(one.addresses)
         assert {state.id for state in third.contacts()} == {one.id, other.id}
         monkeypatch.delattr(Overlay, "look_around")
-        assert await third.join([*one.addresses, *other.addresses], again=True)
-        with pytest.raises(AttributeError, match="look_around"):
+        monkeypatch.delattr(Peer, "contacts_at")
+        async with overlay(seed=4) as stranger, overlay(seed=5) as lone:
+            assert await third.join([*stranger.addresses, *one.addresses], again=True)
+            with pytest.raises(AttributeError, match="look_around"):
+                await third.join(lone.addresses, again=True)
+        with pytest.raises(AttributeError, match="contacts_at"):
             await third.join(one.addresses)
 
 

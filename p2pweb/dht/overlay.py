@@ -351,18 +351,21 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
 
         When this returns, the contacts closest to this node know it; the rest of the id space is
         explored in the background. Once one has answered, the others are not waited for. With
-        `again` this node comes back and looks around by itself: where that one was known before,
-        nobody else is asked.
+        `again` this node comes back and looks around by itself: where one of those that answer was
+        known before, nobody else is asked.
         """
         before = {one.address for one in self.contacts()}
-        pings = [asyncio.ensure_future(self._greet(address)) for address in addresses]
+        greet = self._ping_other if again else self._greet
+        pings = [asyncio.ensure_future(greet(address)) for address in addresses]
+        answered = None
         try:
             for ping in asyncio.as_completed(pings):
-                if address := await ping:
+                answered = await ping or answered
+                if answered and (not again or answered in before):
                     break
-            else:
+            if not answered:
                 return False
-            if not (again and address in before):
+            if not (again and answered in before):
                 await self.look_around()
                 self.refresh_table()
             return True
@@ -378,7 +381,12 @@ class Overlay(Server):  # type: ignore[misc]  # the package has no types
         contacts = self._call(
             NodesDone, lambda peer, token, now: peer.contacts_at(token, known, now)
         )
-        pong, _ = await asyncio.gather(self._ping(address), contacts)
+        other, _ = await asyncio.gather(self._ping_other(address), contacts)
+        return other
+
+    async def _ping_other(self, address: Address) -> Address | None:
+        """The address if another node answers there."""
+        pong = await self._ping(address)
         return address if pong.id is not None and pong.id != self.id else None
 
     async def look_around(self, *, again: bool = False) -> list[Contact]:
