@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import heapq
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from p2pweb.blobs import BlobId, blob_of
@@ -43,6 +45,7 @@ def survey(
 ) -> Survey:
     """Count the copies of these files (by URL path, of one segment each) on live peers."""
     held = {peer: held_by(peer.folder) for peer in peers}
+    holders = [Counter(chain.from_iterable(one[kind] for one in held.values())) for kind in (0, 1)]
     due, lacking, lost, fewest = [0, 0], [0, 0], 0, len(peers)
     for path, data in files.items():
         key, (blob, _) = dht_key(file_name(site, path)), blob_of(data)
@@ -51,8 +54,8 @@ def survey(
             should = nearest[:count]
             due[kind] += len(should)
             lacking[kind] += sum((key, blob) not in held[peer][kind] for peer in should)
-        lost += any(all((key, blob) not in held[peer][kind] for peer in peers) for kind in (0, 1))
-        fewest = min(fewest, sum((key, blob) in held[peer][1] for peer in peers))
+        lost += not all(count[key, blob] for count in holders)
+        fewest = min(fewest, holders[1][key, blob])
     return Survey(at_s, due[0], lacking[0], due[1], lacking[1], lost, fewest)
 
 
