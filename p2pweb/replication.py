@@ -11,12 +11,12 @@ them (`repair`) once the version is live.
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import SegmentData
-from p2pweb.dht.contact import Contact, NodeId, distance
+from p2pweb.dht.contact import ID_BITS, Contact, NodeId, distance
 from p2pweb.dht.neighbourhood import Neighbourhood
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import CorruptError, NotAPeerError, RemoteError
@@ -38,10 +38,8 @@ AVOID_S = 10.0
 KNOWN_PEERS_MAX = 1_024
 # Bundles being placed at one time: what a few publishers at once have under way.
 PLACES_MAX = 8
-# Lookups of one batch under way at once; so few keys are looked for one by one,
+# Lookups of one batch under way at once; so few keys are looked for one by one.
 LOOKUPS_MAX = 16
-# and more in so many sweeps over the key space, side by side.
-SWEEPS = 4
 # What is kept in memory of one batch while it is placed, so that it is read and proved once and not
 # for each peer: one bundle's bytes.
 READ_BYTES_MAX = BUNDLE_DATA_BYTES
@@ -172,18 +170,26 @@ class Replication:
             for task in tasks:
                 task.candidates = self._untried(task, contacts, COPIES_MAX)
             return
+        limit = asyncio.Semaphore(LOOKUPS_MAX)
         if len(tasks) <= LOOKUPS_MAX or need == RECORD_COPIES:
-            limit = asyncio.Semaphore(LOOKUPS_MAX)
             await asyncio.gather(*(self._look_up(task, need, limit) for task in tasks))
             return
         ordered = sorted(tasks, key=lambda task: _key(task.item))
-        run = -(-len(ordered) // SWEEPS)
+        run = -(-len(ordered) // self._stretches(ordered))
         await asyncio.gather(
             *(
-                self._sweep(ordered[start : start + run], need)
+                self._find_around(ordered[start : start + run], need, limit)
                 for start in range(0, len(ordered), run)
             )
         )
+
+    def _stretches(self, ordered: Sequence[_Task]) -> int:
+        """Into how many stretches of the id space to divide these keys, for each of which a lookup
+        is needed: it is good for keys less far off than the k closest to it are."""
+        near = self._overlay.closest(self._node_id, RECORD_COPIES)
+        radius = max((distance(one.id, self._node_id) for one in near), default=1 << ID_BITS)
+        first, last = (int.from_bytes(_key(task.item)) for task in (ordered[0], ordered[-1]))
+        return min(LOOKUPS_MAX, 1 + (last - first) // radius)
 
     async def _look_up(self, task: _Task, need: int, limit: asyncio.Semaphore) -> None:
         async with limit:
@@ -200,18 +206,31 @@ class Replication:
         task.crowd = max(task.crowd, len(contacts) - need)
         task.candidates = self._untried(task, contacts, max(need, len(contacts)))
 
-    async def _sweep(self, tasks: Sequence[_Task], need: int) -> None:
-        """Find those closest to neighbouring keys, in order: one lookup is good for many."""
-        around: Neighbourhood | None = None
-        for task in tasks:
-            key = NodeId(_key(task.item))
-            contacts = around.closest(key, need) if around else None
-            if contacts is None:
-                contacts = await self._overlay.find_node(key)
-                is_crowded = len(contacts) > RECORD_COPIES
-                around = None if is_crowded else Neighbourhood(key, contacts, RECORD_COPIES)
-                contacts = contacts if is_crowded else contacts[:need]
-            self._found(task, contacts, need)
+    async def _find_around(
+        self, tasks: Sequence[_Task], need: int, limit: asyncio.Semaphore
+    ) -> None:
+        """Find those closest to neighbouring keys, in order: a lookup in the middle is good for
+        many, and what is left on either side is found in the same way."""
+        if not tasks:
+            return
+        middle = len(tasks) // 2
+        key = NodeId(_key(tasks[middle].item))
+        async with limit:
+            contacts = await self._overlay.find_node(key)
+        is_crowded = len(contacts) > RECORD_COPIES
+        self._found(tasks[middle], contacts if is_crowded else contacts[:need], need)
+        around = None if is_crowded else Neighbourhood(key, contacts, RECORD_COPIES)
+
+        def left(side: Sequence[_Task]) -> Iterator[_Task]:
+            for task in side:
+                known = around.closest(NodeId(_key(task.item)), need) if around else None
+                if known is None:
+                    yield task
+                else:
+                    self._found(task, known, need)
+
+        sides = (tasks[:middle], tasks[middle + 1 :])
+        await asyncio.gather(*(self._find_around(list(left(side)), need, limit) for side in sides))
 
     def _untried(
         self, task: _Task, contacts: Sequence[Contact], need: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
@@ -123,6 +124,9 @@ class Large:
 
     def knows_few(self) -> bool:
         return False
+
+    def closest(self, key: bytes, count: int) -> list[Contact]:
+        return self.nearest(key)[:count]
 
     async def find_node(self, key: bytes, need: int | None = None) -> list[Contact]:
         need = need or 20
@@ -303,6 +307,24 @@ async def test_many_files_take_few_lookups_and_each_goes_to_its_own_holders() ->
             closest = sorted(everybody, key=lambda one: _from(item)(one.id))[:COPIES]
             wanted = {one.address for one in closest if one.id != OWN_ID}
             assert held[str(item.signed.record.path)] == wanted
+
+
+async def test_lookups_for_many_files_follow_the_size_of_the_network() -> None:
+    lookups = []
+    for peers in (40, 250):
+        overlay = Large()
+        overlay.everybody = [
+            Contact(NodeId(hashlib.sha1(b"%d" % n).digest()), ("192.0.2.1", 1 + n))
+            for n in range(peers)
+        ]
+        async with replicating(overlay) as (replication, client):
+            client.others = {one.address: bytes(one.id) for one in overlay.everybody}
+            files = [small_file(b"few bytes", f"/{number}.txt") for number in range(2_000)]
+            items = [item for item, _ in files]
+            placed = await replication.place(items, COPIES, [files[0][1]])
+        assert placed == [Placed(COPIES, COPIES)] * len(items)
+        lookups.append(len(overlay.needs))
+    assert lookups[0] < lookups[1] <= 2_000 / 20
 
 
 # What goes along unasked
