@@ -11,8 +11,9 @@ them (`repair`) once the version is live.
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from p2pweb.address import Address, format_address
 from p2pweb.blobs import SegmentData
@@ -40,9 +41,14 @@ KNOWN_PEERS_MAX = 1_024
 PLACES_MAX = 8
 # Lookups of one batch under way at once; so few keys are looked for one by one.
 LOOKUPS_MAX = 16
+# A peer that takes longer is asked by UDP whether it is there, again and again: TCP would wait
+# half a minute for one that vanished. A busy one answers one of several pings.
+LOOK_AFTER_S = 5.0
 # What is kept in memory of one batch while it is placed, so that it is read and proved once and not
 # for each peer: one bundle's bytes.
 READ_BYTES_MAX = BUNDLE_DATA_BYTES
+
+T = TypeVar("T")
 
 _Read = Callable[[Sequence[Part]], Awaitable[Sequence[SegmentData]]]
 
@@ -294,9 +300,10 @@ class Replication:
             answers = None
             # A quick question first: whoever hangs must not hold up a whole publish.
             if contact in self._holders or await self._is_there(contact):
-                answers = await self._client.push(
+                push = self._client.push(
                     contact.address, items, read, unasked=True, delta=self._delta(items)
                 )
+                answers = await self._unless_gone(contact, push)
         except RemoteError as error:
             log.info("a peer keeps no copy: %s", error)
             self._avoid(contact.address, error)
@@ -311,6 +318,19 @@ class Replication:
             while len(self._holders) > KNOWN_PEERS_MAX:
                 self._holders.popitem(last=False)
         return answers
+
+    async def _unless_gone(self, contact: Contact, push: Coroutine[Any, Any, T]) -> T:
+        """What comes of a push; RemoteError where its peer falls silent meanwhile."""
+        pushing = asyncio.ensure_future(push)
+        try:
+            while not (await asyncio.wait([pushing], timeout=LOOK_AFTER_S))[0]:
+                is_there = await self._overlay.ping(contact.address) is not None
+                if not is_there and not pushing.done():
+                    raise RemoteError(f"{format_address(contact.address)} fell silent")
+            return pushing.result()
+        finally:
+            pushing.cancel()
+            await asyncio.gather(pushing, return_exceptions=True)
 
     def _delta(self, items: Sequence[Item]) -> bytes:
         """What a site's record needs less than its manifest, if that is known."""

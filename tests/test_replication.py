@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -71,6 +72,10 @@ class Bundles(PeerClient):
         # Who is at an address instead of the one whom the overlay knows there.
         self.others: dict[Address, bytes] = {}
         self.lies: tuple[tuple[int, bytes, int], ...] = ()
+        # Who takes what it is sent and answers nothing, until it is let go.
+        self.mute: set[Address] = set()
+        self.let_go = asyncio.Event()
+        self.cancelled: list[Address] = []
 
     async def peer_info(self, address: Address) -> PeerInfo:
         if address in self.strangers:
@@ -89,6 +94,12 @@ class Bundles(PeerClient):
         passing: bool = False,
     ) -> tuple[ItemAnswer, ...]:
         self.sent.append((address, tuple(items), tuple(segments), place_copies))
+        if address in self.mute:
+            try:
+                await self.let_go.wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(address)
+                raise
         if self.lies:
             return tuple(ItemAnswer("held", wants=self.lies) for _ in items)
         store = self.stores.setdefault(address, memory_store())
@@ -121,12 +132,17 @@ class Large:
         self.silent: set[Contact] = set()
         # How many more a lookup finds than it was to, because a crowd is next to the key.
         self.crowd = 0
+        self.pinged = asyncio.Event()
 
     def knows_few(self) -> bool:
         return False
 
     def closest(self, key: bytes, count: int) -> list[Contact]:
         return self.nearest(key)[:count]
+
+    async def ping(self, address: Address) -> float | None:
+        self.pinged.set()
+        return None if address in {one.address for one in self.silent} else 0.1
 
     async def find_node(self, key: bytes, need: int | None = None) -> list[Contact]:
         need = need or 20
@@ -325,6 +341,63 @@ async def test_lookups_for_many_files_follow_the_size_of_the_network() -> None:
         assert placed == [Placed(COPIES, COPIES)] * len(items)
         lookups.append(len(overlay.needs))
     assert lookups[0] < lookups[1] <= 2_000 / 20
+
+
+# Who takes long
+
+
+@pytest.fixture
+def nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replication_module, "LOOK_AFTER_S", 0)
+
+
+@pytest.mark.usefixtures("nobody_is_waited_for")
+async def test_a_holder_that_vanishes_while_it_is_sent_a_copy_is_passed_over() -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        nearest = overlay.nearest(record_key(item.signed.record))
+        gone = nearest[1]
+        client.mute = {gone.address}
+        placing = asyncio.ensure_future(replication.place([item], COPIES, [segment]))
+        await overlay.pinged.wait()
+        overlay.silent = {gone}
+        (placed,) = await placing
+        assert placed.copies == COPIES
+        assert client.cancelled == [gone.address]
+        whole = {address for address, _, segments, _ in client.sent if segments}
+        assert whole == {nearest[n].address for n in range(4)}
+
+
+@pytest.mark.usefixtures("nobody_is_waited_for")
+async def test_a_holder_that_is_slow_and_answers_pings_is_waited_for() -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        nearest = overlay.nearest(record_key(item.signed.record))
+        client.mute = {nearest[1].address}
+        placing = asyncio.ensure_future(replication.place([item], COPIES, [segment]))
+        for _ in range(3):
+            overlay.pinged.clear()
+            await overlay.pinged.wait()
+        client.let_go.set()
+        assert await placing == [Placed(COPIES, COPIES)]
+        assert {address for address, *_ in client.sent} == {one.address for one in nearest[:COPIES]}
+
+
+@pytest.mark.usefixtures("nobody_is_waited_for")
+async def test_a_publish_that_is_called_off_leaves_no_copy_under_way() -> None:
+    overlay = Large()
+    async with replicating(overlay) as (replication, client):
+        item, segment = _item_far_from_us()
+        slow = overlay.nearest(record_key(item.signed.record))[0]
+        client.mute = {slow.address}
+        placing = asyncio.ensure_future(replication.place([item], COPIES, [segment]))
+        await overlay.pinged.wait()
+        placing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await placing
+        assert client.cancelled == [slow.address]
 
 
 # What goes along unasked
