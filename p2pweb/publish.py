@@ -65,7 +65,7 @@ SEEN_EVERY_S = 0.25
 READERS_MAX = 3
 # Files read back through another peer; all of them would be a second publish.
 SAMPLES_MAX = 8
-# And none that is so long that reading it would hold up the publisher.
+# And so many bytes together: more would hold up the publisher, and fill its memory.
 SAMPLE_BYTES_MAX = 16 * 1024 * 1024
 # Peers asked for their room, in turn; more of them are taken to be alike.
 ROOMS_ASKED_MAX = 40
@@ -454,12 +454,21 @@ class _Attempt:
         names = [*summary.changes.added, *summary.changes.changed]
         names = names or [entry.path for entry in manifest.entries]
         step = max(1, len(names) // SAMPLES_MAX)
-        for path in names[::step][:SAMPLES_MAX]:
-            entry = manifest.get(path)
-            if entry is not None and entry.blob.size_bytes <= SAMPLE_BYTES_MAX:
-                blob = await self._client.page(peer, summary.site, path, entry.blob.size_bytes)
-                if blob != entry.blob and not await self._is_superseded(peer, summary.seq):
-                    raise RemoteError(f"{format_address(peer)} serves other bytes for {path}")
+        left_bytes = SAMPLE_BYTES_MAX
+        try:
+            async with asyncio.TaskGroup() as group:
+                for path in names[::step][:SAMPLES_MAX]:
+                    entry = manifest.get(path)
+                    if entry is not None and entry.blob.size_bytes <= left_bytes:
+                        left_bytes -= entry.blob.size_bytes
+                        group.create_task(self._read_one(peer, summary, entry))
+        except* RemoteError as errors:
+            raise _first(errors) from None
+
+    async def _read_one(self, peer: Address, summary: Summary, entry: Entry) -> None:
+        blob = await self._client.page(peer, summary.site, entry.path, entry.blob.size_bytes)
+        if blob != entry.blob and not await self._is_superseded(peer, summary.seq):
+            raise RemoteError(f"{format_address(peer)} serves other bytes for {entry.path}")
 
     async def _is_superseded(self, peer: Address, seq: int) -> bool:
         """Whether a later version went live meanwhile, so that other bytes are right."""

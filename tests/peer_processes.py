@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import os
+import random
 import select
 import signal
 import subprocess
@@ -18,7 +20,11 @@ from typing import Self
 
 from ports import free_ports as free_ports_of
 
+from p2pweb import publish as publishing
+from p2pweb.exchange.client import PeerClient
+from p2pweb.keys import load_key_file
 from p2pweb.peer_state import read_peer_state
+from p2pweb.publish import PublishOptions, Summary
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "tools" / "site"
@@ -178,6 +184,36 @@ def publish(directory: Path, peer: PeerProcess, key: Path, *flags: str) -> dict[
     summary = json.loads(done.stdout)
     summary["exit code"] = done.returncode
     return summary
+
+
+class _Quiet(publishing.Progress):
+    """Hears nothing."""
+
+    def phase(self, name: str, total_bytes: int) -> None: ...
+    def advance(self, done_bytes: int) -> None: ...
+
+
+async def publish_here(
+    site: Path, peer: PeerProcess, key: Path, client: PeerClient | None = None
+) -> Summary:
+    """Publish from this process, with what a test has put into it; closes the client."""
+    loop = asyncio.get_running_loop()
+    client = client or PeerClient()
+    try:
+        return await publishing.publish(
+            PublishOptions(
+                directory=site,
+                peer=("127.0.0.1", peer.port),
+                key=lambda: load_key_file(key).key,
+            ),
+            client,
+            _Quiet(),
+            lambda: 1_800_000_000.0,
+            random.Random(1),
+            lambda call: loop.run_in_executor(None, call),
+        )
+    finally:
+        await client.close()
 
 
 def files_of(directory: Path) -> dict[str, bytes]:

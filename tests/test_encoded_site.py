@@ -26,15 +26,12 @@ from peer_processes import (
     free_ports,
     network,
     publish,
+    publish_here,
     run_cli,
 )
 
 from p2pweb import encodings
-from p2pweb import publish as publishing
 from p2pweb.blobs import SEGMENT_BYTES
-from p2pweb.exchange.client import PeerClient
-from p2pweb.keys import load_key_file
-from p2pweb.publish import PublishOptions, Summary
 
 # Its second half is the first once more, further back than gzip can see, so that br and zstd save
 # enough to be kept beside it.
@@ -207,34 +204,6 @@ def test_encodings_that_were_lost_are_made_again_from_the_directory(
 
         assert (summary["seq"], summary["sent_bytes"]) == (1, sum(sizes))
         assert_serves_encoded(peers[0], "/index.html", PAGE)
-
-
-class Quiet(publishing.Progress):
-    """Hears nothing."""
-
-    def phase(self, name: str, total_bytes: int) -> None: ...
-    def advance(self, done_bytes: int) -> None: ...
-
-
-async def publish_here(site: Path, peer: PeerProcess, key: Path) -> Summary:
-    """Publish from this process, with what a test has put into it."""
-    loop = asyncio.get_running_loop()
-    client = PeerClient()
-    try:
-        return await publishing.publish(
-            PublishOptions(
-                directory=site,
-                peer=("127.0.0.1", peer.port),
-                key=lambda: load_key_file(key).key,
-            ),
-            client,
-            Quiet(),
-            lambda: 1_800_000_000.0,
-            random.Random(1),
-            lambda call: loop.run_in_executor(None, call),
-        )
-    finally:
-        await client.close()
 
 
 async def test_encodings_that_cannot_be_made_again_become_a_new_version(
