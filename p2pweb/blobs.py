@@ -7,7 +7,7 @@ is the unit of placement and of storage. Pure: bytes and numbers in, values out.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 BLOCK_BYTES = 256 * 1024
@@ -56,6 +56,15 @@ class BlobId:
         """The numbers of the blocks that a segment consists of."""
         first = segment * SEGMENT_BLOCKS
         return range(first, min(first + SEGMENT_BLOCKS, self.block_count))
+
+
+# A segment of a blob, 0 ≤ segment < segment_count.
+Part = tuple[BlobId, int]
+
+
+def size_of(parts: Iterable[Part]) -> int:
+    """How long segments are together, in bytes."""
+    return sum(blob.segment_size(segment) for blob, segment in parts)
 
 
 def blob_of(data: bytes) -> tuple[BlobId, bytes]:

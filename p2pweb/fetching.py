@@ -11,7 +11,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from p2pweb.address import format_address
-from p2pweb.blobs import InvalidBlockError
+from p2pweb.blobs import InvalidBlockError, size_of
 from p2pweb.dht.contact import Contact
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import NotAPeerError, RemoteError
@@ -26,7 +26,8 @@ from p2pweb.exchange.wire import (
 )
 from p2pweb.records import InvalidRecordError, dht_key, file_name, open_record, record_key
 from p2pweb.repair_plan import RECORD_COPIES, Due, Neighbours, whom_to_ask
-from p2pweb.store.store import Full, Held, Item, Store
+from p2pweb.store.items import Full, Held, Item
+from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.repair")
 
@@ -134,7 +135,7 @@ class Fetcher:
         InvalidMessageError or InvalidBlockError where the answer is not what it should be.
         """
         items = await self._run(lambda: _asked_for(answer, dues))
-        parts = {part for _, item, _ in items for part in item.signed.record.parts(item.segment)}
+        parts = {part for _, item, _ in items for part in item.parts}
         segments = [data for data in answer.segments() if (data.blob, data.segment) in parts]
         outcomes = await self._write(
             lambda: self._store.commit([item for _, item, _ in items], segments)
@@ -310,5 +311,4 @@ def _asked_for(answer: Bundle, dues: Mapping[bytes, Due]) -> list[tuple[bytes, I
 
 def _is_long(item: Item) -> bool:
     """Whether its bytes do not go into one answer, whatever else is in there."""
-    parts = item.signed.record.parts(item.segment)
-    return sum(blob.segment_size(segment) for blob, segment in parts) > BUNDLE_DATA_BYTES
+    return size_of(item.parts) > BUNDLE_DATA_BYTES

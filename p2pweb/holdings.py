@@ -20,7 +20,8 @@ from p2pweb.records import (
     open_record,
     record_key,
 )
-from p2pweb.store.store import Full, Held, Item, Stale, Store
+from p2pweb.store.items import Full, Held, Item, Stale
+from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.holdings")
 

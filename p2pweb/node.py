@@ -56,9 +56,10 @@ from p2pweb.replication import Replication
 from p2pweb.scrub import DAY_S, DAYS_DEFAULT, Scrub
 from p2pweb.secret import Secret
 from p2pweb.sites import Sites, SiteVersion
+from p2pweb.store.items import Item
 from p2pweb.store.opening import FreeBytes, free_on_disk, open_store
 from p2pweb.store.room import Room
-from p2pweb.store.store import Item, Store
+from p2pweb.store.store import Store
 from p2pweb.watch import Watch
 from p2pweb.worker import Runs, Worker
 
@@ -135,7 +136,7 @@ class PeerNode:
         home = options.home or self._state.home_site
         if home != self._state.home:
             self._state.home, self._state.served, self._state.keepers = home, 0, []
-        self._begun_seq = store.live_seq(home) if home is not None else 0
+        self._begun_seq = store.live.seq(home) if home is not None else 0
         self.holdings = Holdings(store, home, self._has_home, self._has_news)
         secret = options.secret
         self.overlay = Overlay(
@@ -318,7 +319,7 @@ class PeerNode:
                 if self.holdings.home is None and self._state.contacts:
                     await self.joining.ask_home()
                 home = self.holdings.home
-                if home is not None and self._store.live_seq(home):
+                if home is not None and self._store.live.seq(home):
                     await self.sites.fresh(home)
                     if any(one.last_answer > began_s for one in self.overlay.contacts()):
                         self._follow_at = self._next_follow_s()
@@ -356,7 +357,7 @@ class PeerNode:
             if isinstance(item.signed.record, SiteRecord):
                 self.sites.notice(item.signed.record.site)
                 self.repair.has_version()
-            elif item.signed.record.seq > self._store.live_seq(item.signed.record.site) + 1:
+            elif item.signed.record.seq > self._store.live.seq(item.signed.record.site) + 1:
                 # A version is on its way, and not the next one. Without the live one this peer
                 # could not tell which of the records that it has are needed.
                 self.sites.refresh_if_old(item.signed.record.site)

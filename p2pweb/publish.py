@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from p2pweb import records
 from p2pweb.address import Address, format_address
-from p2pweb.blobs import BlobId, SegmentData, segments_of
+from p2pweb.blobs import BlobId, Part, SegmentData, segments_of, size_of
 from p2pweb.clock import WallClock
 from p2pweb.delta import WHOLE_BYTES_MAX, delta_of
 from p2pweb.directory import (
@@ -49,9 +49,8 @@ from p2pweb.records import (
     record_key,
     sign,
 )
-from p2pweb.store.books import Part
+from p2pweb.store.items import Item
 from p2pweb.store.room import megabytes
-from p2pweb.store.store import Item
 
 # Bundles under way at once: one being read and signed, one on the wire, one being committed.
 BUNDLES_IN_FLIGHT = 3
@@ -281,7 +280,7 @@ class _Attempt:
                 )
                 for item, answer in zip(bundle, answers, strict=True):
                     self._count(summary, item, answer)
-                self._progress.advance(sum(_size(item) for item in bundle))
+                self._progress.advance(sum(size_of(item.parts) for item in bundle))
             finally:
                 limit.release()
 
@@ -481,7 +480,7 @@ def _bundles(items: Iterator[Item]) -> Iterator[list[Item]]:
     bundle: list[Item] = []
     size_bytes = 0
     for item in items:
-        size = _size(item)
+        size = size_of(item.parts)
         if bundle and (len(bundle) == BUNDLE_ITEMS_MAX or size_bytes + size > BUNDLE_DATA_BYTES):
             yield bundle
             bundle, size_bytes = [], 0
@@ -489,11 +488,6 @@ def _bundles(items: Iterator[Item]) -> Iterator[list[Item]]:
         size_bytes += size
     if bundle:
         yield bundle
-
-
-def _size(item: Item) -> int:
-    parts = item.signed.record.parts(item.segment)
-    return sum(blob.segment_size(segment) for blob, segment in parts)
 
 
 def _printable(text: str) -> str:

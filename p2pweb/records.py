@@ -18,7 +18,7 @@ from functools import lru_cache
 import msgspec
 
 from p2pweb import keys
-from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, BlobId
+from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, BlobId, Part
 from p2pweb.keys import SiteId, SiteKey
 
 # A record and everything around it fits one datagram of 1,200 bytes.
@@ -95,7 +95,7 @@ class SiteRecord(
         """1: the whole manifest lies at the site's one key."""
         return 1
 
-    def parts(self, segment: int) -> list[tuple[BlobId, int]]:
+    def parts(self, segment: int) -> list[Part]:
         """Every segment of the manifest."""
         blob = self.manifest
         return [(blob, number) for number in range(blob.segment_count)] if segment == 0 else []
@@ -124,7 +124,7 @@ class FileRecord(
     def segment_count(self) -> int:
         return max(blob.segment_count for blob in self.blobs)
 
-    def parts(self, segment: int) -> list[tuple[BlobId, int]]:
+    def parts(self, segment: int) -> list[Part]:
         """This segment of every encoding that is so long."""
         return [(blob, segment) for blob in self.blobs if segment < blob.segment_count]
 

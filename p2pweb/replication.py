@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from p2pweb.address import Address, format_address
-from p2pweb.blobs import SegmentData
+from p2pweb.blobs import Part, SegmentData
 from p2pweb.dht.contact import ID_BITS, Contact, NodeId, distance
 from p2pweb.dht.neighbourhood import Neighbourhood
 from p2pweb.dht.overlay import Overlay
@@ -25,10 +25,10 @@ from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.reader import Runner
 from p2pweb.exchange.service import Placed
 from p2pweb.exchange.wire import BUNDLE_DATA_BYTES, InvalidMessageError, ItemAnswer
-from p2pweb.records import COPIES_MAX, SiteRecord, record_key
+from p2pweb.records import COPIES_MAX, SiteRecord
 from p2pweb.repair_plan import RECORD_COPIES
-from p2pweb.store.books import Part
-from p2pweb.store.store import Full, Held, Item, Outcome, Store
+from p2pweb.store.items import Full, Held, Item, Outcome
+from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.replication")
 
@@ -180,7 +180,7 @@ class Replication:
         if len(tasks) <= LOOKUPS_MAX or need == RECORD_COPIES:
             await asyncio.gather(*(self._look_up(task, need, limit) for task in tasks))
             return
-        ordered = sorted(tasks, key=lambda task: _key(task.item))
+        ordered = sorted(tasks, key=lambda task: task.item.key)
         run = -(-len(ordered) // self._stretches(ordered))
         await asyncio.gather(
             *(
@@ -194,13 +194,13 @@ class Replication:
         is needed: it is good for keys less far off than the k closest to it are."""
         near = self._overlay.closest(self._node_id, RECORD_COPIES)
         radius = max((distance(one.id, self._node_id) for one in near), default=1 << ID_BITS)
-        first, last = (int.from_bytes(_key(task.item)) for task in (ordered[0], ordered[-1]))
+        first, last = (int.from_bytes(task.item.key) for task in (ordered[0], ordered[-1]))
         return min(LOOKUPS_MAX, 1 + (last - first) // radius)
 
     async def _look_up(self, task: _Task, need: int, limit: asyncio.Semaphore) -> None:
         async with limit:
             contacts = await self._overlay.find_node(
-                _key(task.item), None if need == RECORD_COPIES else need
+                task.item.key, None if need == RECORD_COPIES else need
             )
         self._found(task, contacts, need)
         # Those that are silent may well be there, and this peer cut off from them.
@@ -220,7 +220,7 @@ class Replication:
         if not tasks:
             return
         middle = len(tasks) // 2
-        key = NodeId(_key(tasks[middle].item))
+        key = NodeId(tasks[middle].item.key)
         async with limit:
             contacts = await self._overlay.find_node(key)
         is_crowded = len(contacts) > RECORD_COPIES
@@ -229,7 +229,7 @@ class Replication:
 
         def left(side: Sequence[_Task]) -> Iterator[_Task]:
             for task in side:
-                known = around.closest(NodeId(_key(task.item)), need) if around else None
+                known = around.closest(NodeId(task.item.key), need) if around else None
                 if known is None:
                     yield task
                 else:
@@ -246,7 +246,7 @@ class Replication:
         Where `need` others are nearer this peer is left out, unless they are all k: then it is the
         last resort.
         """
-        key = _key(task.item)
+        key = task.item.key
         far = [distance(contact.id, key) for contact in contacts]
         nearest = sorted(range(len(far)), key=far.__getitem__)
         ranked: list[Contact | None] = [contacts[number] for number in nearest]
@@ -282,7 +282,7 @@ class Replication:
                 else:
                     # A peer behind the live version, or ahead of nothing, refuses what lives.
                     record = task.item.signed.record
-                    if seq > self._store.live_seq(record.site) or not self._store.is_live(record):
+                    if seq > self._store.live.seq(record.site) or not self._store.live.has(record):
                         task.newer = answer.newer
                     else:
                         task.miss(f"{where} is behind")
@@ -337,7 +337,7 @@ class Replication:
         record = items[0].signed.record
         if len(items) > 1 or not isinstance(record, SiteRecord):
             return b""
-        return self._store.delta(record.manifest_root) or b""
+        return self._store.live.delta(record.manifest_root) or b""
 
     async def _is_there(self, contact: Contact) -> bool:
         return (await self._client.peer_info(contact.address)).id == contact.id.hex()
@@ -369,7 +369,3 @@ def _next_round(tasks: Sequence[_Task]) -> dict[Contact | None, list[_Task]]:
             task.tried.add(contact)
             batches.setdefault(contact, []).append(task)
     return batches
-
-
-def _key(item: Item) -> bytes:
-    return record_key(item.signed.record, item.segment)

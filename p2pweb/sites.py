@@ -31,8 +31,9 @@ from p2pweb.records import (
     record_key,
     site_name,
 )
+from p2pweb.store.items import Full, Item
 from p2pweb.store.live import order_of
-from p2pweb.store.store import Full, Item, Store
+from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.sites")
 
@@ -409,7 +410,7 @@ class Sites:
         store has read them already. Of the version before it only the difference is fetched."""
         record = signed.record
         assert isinstance(record, SiteRecord)  # noqa: S101 - `_site_record` and the store see to it
-        kept = self._store.live_manifest(signed)
+        kept = self._store.live.manifest(signed)
         if kept is not None:
             return SiteVersion(signed, record, kept, Pages(kept)), None
         key = record_key(record)

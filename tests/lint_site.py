@@ -31,8 +31,9 @@ from p2pweb.keys import SiteKey
 from p2pweb.manifest import Entry, Manifest
 from p2pweb.records import Encoding, Signed, SiteRecord, sign
 from p2pweb.sites import Sites
+from p2pweb.store.items import Held, Item
 from p2pweb.store.opening import memory_store
-from p2pweb.store.store import Held, Item, Store
+from p2pweb.store.store import Store
 
 T = TypeVar("T")
 

@@ -33,8 +33,9 @@ from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteKey
 from p2pweb.records import Encoding, FileRecord, record_key, sign
 from p2pweb.secret import Secret
+from p2pweb.store.items import Item
 from p2pweb.store.opening import memory_store
-from p2pweb.store.store import Item, Store
+from p2pweb.store.store import Store
 
 T = TypeVar("T")
 

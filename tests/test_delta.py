@@ -44,8 +44,9 @@ from p2pweb.manifest import Entry, Manifest
 from p2pweb.published import keep_published, read_published
 from p2pweb.records import Encoding, Signed, SiteRecord, sign
 from p2pweb.sites import Sites
+from p2pweb.store.items import Item
 from p2pweb.store.opening import memory_store
-from p2pweb.store.store import Item, Store
+from p2pweb.store.store import Store
 
 KEY = SiteKey(b"k" * 32)
 MANY = 600
@@ -209,7 +210,7 @@ async def test_a_version_goes_live_by_its_delta_alone_and_can_be_passed_on() -> 
         path = wire.delta_path(blob(second).root)
         assert (await ask(service, path)).status == 404
         assert (await answer_to(service, second, between(first, second))).is_whole
-        assert store.live_seq(KEY.site) == 2
+        assert store.live.seq(KEY.site) == 2
         assert (await ask(service, path)).body == between(first, second)
     assert wire.parse_root("no root") is None
 
@@ -219,7 +220,7 @@ async def test_a_delta_that_makes_nothing_here_leaves_the_manifest_wanted() -> N
     async with holding(first) as (store, service):
         answer = await answer_to(service, third, between(second, third))
         assert answer.parts == [(blob(third), 0)]
-        assert store.live_seq(KEY.site) == 1
+        assert store.live.seq(KEY.site) == 1
     async with holding() as (_, service):
         assert (await answer_to(service, second, between(first, second))).parts
     async with holding(first) as (_, service):
@@ -238,15 +239,15 @@ async def test_of_a_record_that_is_no_news_nothing_is_made(
         delta = between(site(1), site(3, 9)) if replayed == 1 else between(*versions)
         answer = await answer_to(service, versions[replayed - 1], delta)
         assert answer.state == "held" if replayed == 2 else answer.state == "stale"
-        assert store.live_seq(KEY.site) == 2
+        assert store.live.seq(KEY.site) == 2
 
 
 async def test_deltas_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = [site(1), site(2, 5), site(3, 9)]
-    monkeypatch.setattr("p2pweb.store.store.DELTAS_BYTES_MAX", 300)
+    monkeypatch.setattr("p2pweb.store.live.DELTAS_BYTES_MAX", 300)
     async with holding(*versions) as (store, _):
-        assert store.delta(blob(versions[2]).root) is not None
-        assert store.delta(blob(versions[1]).root) is None
+        assert store.live.delta(blob(versions[2]).root) is not None
+        assert store.live.delta(blob(versions[1]).root) is None
 
 
 # The publisher's own copy
@@ -305,7 +306,7 @@ async def kinds_asked(holder: Store, *versions: Manifest) -> list[str]:
     """What a peer that has these versions asks for to serve the holder's newest."""
     async with following(holder, *versions) as (sites, asked):
         version = await sites.fresh(KEY.site)
-        assert version is not None and version.record.seq == holder.live_seq(KEY.site)
+        assert version is not None and version.record.seq == holder.live.seq(KEY.site)
         return [target.decode().removeprefix(wire.PREFIX).split("/")[0] for target in asked()]
 
 

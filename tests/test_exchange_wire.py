@@ -15,7 +15,7 @@ from p2pweb.exchange.facts import decode_facts, decode_reached
 from p2pweb.exchange.wire import Bundle, InvalidMessageError, ItemAnswer, PeerInfo
 from p2pweb.keys import SiteKey
 from p2pweb.records import SEQ_MAX, Encoding, FileRecord, Signed, sign
-from p2pweb.store.store import Held, Item, Outcome, Refused, Stale
+from p2pweb.store.items import Held, Item, Outcome, Refused, Stale
 
 KEY = SiteKey(b"k" * 32)
 DATA = b"body {}"

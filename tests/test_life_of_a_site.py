@@ -25,7 +25,7 @@ from p2pweb.exchange.client import PeerClient
 from p2pweb.keys import SiteId, load_key_file
 from p2pweb.peer_state import read_peer_state
 from p2pweb.records import Encoding, FileRecord, dht_key, file_name, sign
-from p2pweb.store.store import Item
+from p2pweb.store.items import Item
 
 
 @pytest.fixture

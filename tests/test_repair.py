@@ -18,7 +18,8 @@ from p2pweb.exchange.client import PeerClient
 from p2pweb.exchange.wire import Bundle
 from p2pweb.sim.run import Run, run
 from p2pweb.sim.scenario import Fault, Scenario, Site, Workload
-from p2pweb.store.store import Item, Outcome, Store
+from p2pweb.store.items import Item, Outcome
+from p2pweb.store.store import Store
 
 FILES = 40
 
@@ -128,7 +129,7 @@ def test_a_disk_that_is_full_for_a_while_ends_no_repair(monkeypatch: pytest.Monk
     ) -> list[Outcome]:
         nonlocal refused
         # The first hundred, after those of the publish.
-        if len(self.sites()) and self.live_seq(self.sites()[0]) and items and refused < 100:
+        if len(self.sites()) and self.live.seq(self.sites()[0]) and items and refused < 100:
             refused += 1
             raise OSError(errno.ENOSPC, "No space left on device")
         return commit(self, items, segments)

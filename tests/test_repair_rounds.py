@@ -38,8 +38,9 @@ from p2pweb.records import (
 )
 from p2pweb.repair import Repair
 from p2pweb.sites import SiteVersion
+from p2pweb.store.items import Item
 from p2pweb.store.opening import memory_store
-from p2pweb.store.store import Item, Store
+from p2pweb.store.store import Store
 
 T = TypeVar("T")
 

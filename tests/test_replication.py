@@ -13,7 +13,7 @@ from peer_duties import duties
 
 from p2pweb import replication as replication_module
 from p2pweb.address import Address
-from p2pweb.blobs import SEGMENT_BYTES, BlobId, SegmentData, segments_of
+from p2pweb.blobs import SEGMENT_BYTES, BlobId, Part, SegmentData, segments_of
 from p2pweb.dht.contact import Contact, NodeId, distance
 from p2pweb.dht.overlay import Overlay
 from p2pweb.errors import NotAPeerError, RemoteError
@@ -31,9 +31,9 @@ from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteKey
 from p2pweb.records import Encoding, FileRecord, record_key, sign
 from p2pweb.replication import LOOKUPS_MAX, Replication
-from p2pweb.store.books import Part
+from p2pweb.store.items import Held, Item, Outcome, Refused
 from p2pweb.store.opening import memory_store
-from p2pweb.store.store import Held, Item, Outcome, Refused, Store
+from p2pweb.store.store import Store
 
 T = TypeVar("T")
 

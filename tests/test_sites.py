@@ -30,8 +30,9 @@ from p2pweb.sites import (
     UNKNOWN_S,
     Sites,
 )
+from p2pweb.store.items import Held, Item
 from p2pweb.store.opening import memory_store
-from p2pweb.store.store import Held, Item, Store
+from p2pweb.store.store import Store
 
 T = TypeVar("T")
 
@@ -176,12 +177,12 @@ async def test_a_manifest_that_the_store_has_read_is_not_read_again() -> None:
         publish(store, 2)
         assert first is not None
         # Only of the live version.
-        assert store.live_manifest(first.signed) is None
+        assert store.live.manifest(first.signed) is None
         sites.notice(KEY.site)
         version = await sites.current(KEY.site)
         assert version is not None
         assert version.manifest.seq == 2
-        assert version.manifest is store.live_manifest(version.signed)
+        assert version.manifest is store.live.manifest(version.signed)
 
 
 async def test_visitor_who_leaves_does_not_take_the_news_along() -> None:
@@ -327,7 +328,7 @@ async def test_a_version_is_taken_before_everybody_is_heard_out(tellers: list[Ad
         await sites.known(KEY.site)
         sites.refresh_soon(KEY.site)
         await wait_for_seq(sites, 3)
-        assert store.live_seq(KEY.site) == 3
+        assert store.live.seq(KEY.site) == 3
         # Not who tells of an older one: the manifest may be had from whoever has the newest.
         assert [host for host, _ in tellers] == ["192.0.2.2", "192.0.2.3", "192.0.2.3"]
 

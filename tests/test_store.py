@@ -28,15 +28,9 @@ from p2pweb.errors import CorruptError, UsageError
 from p2pweb.keys import SiteKey
 from p2pweb.manifest import Entry, Manifest
 from p2pweb.records import Encoding, FileRecord, Signed, SiteRecord, record_key, sign
+from p2pweb.store.items import Held, Item, Refused, Stale
 from p2pweb.store.opening import memory_store, open_store
-from p2pweb.store.store import (
-    INLINE_BYTES_MAX,
-    Held,
-    Item,
-    Refused,
-    Stale,
-    Store,
-)
+from p2pweb.store.store import INLINE_BYTES_MAX, Store
 
 KEY = SiteKey(bytes(range(32)))
 OTHER_KEY = SiteKey(bytes(32))

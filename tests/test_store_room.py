@@ -12,6 +12,7 @@ from test_store import KEY, content, damage, file_of, go_live, put, read
 from p2pweb.blobs import SEGMENT_BYTES, SegmentData, blob_of, segments_of
 from p2pweb.errors import CorruptError, UsageError
 from p2pweb.records import Signed, record_key
+from p2pweb.store.items import Full, Held, Item, Outcome
 from p2pweb.store.opening import memory_store, open_store
 from p2pweb.store.room import (
     BUDGET_BYTES_MIN,
@@ -21,7 +22,7 @@ from p2pweb.store.room import (
     Room,
     parse_budget,
 )
-from p2pweb.store.store import Full, Held, Item, Outcome, Store
+from p2pweb.store.store import Store
 
 BUDGET = BUDGET_BYTES_MIN
 LONG = 1_900_000
@@ -145,7 +146,7 @@ def test_a_sites_own_record_comes_in_when_files_do_not(store: Store) -> None:
     assert isinstance(last, Full)
     live = file_of(content(LONG, seed=0), path="/0")
     go_live(store, 1, live)
-    assert store.live_seq(KEY.site) == 1
+    assert store.live.seq(KEY.site) == 1
 
 
 def test_a_new_version_frees_the_one_before_the_last(store: Store) -> None:

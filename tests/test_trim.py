@@ -18,9 +18,10 @@ from p2pweb.exchange.reader import T
 from p2pweb.manifest import Manifest
 from p2pweb.records import record_key
 from p2pweb.repair_plan import SMALL_BYTES
+from p2pweb.store.items import Item
 from p2pweb.store.opening import memory_store
 from p2pweb.store.room import BUDGET_BYTES_MIN
-from p2pweb.store.store import Item, Store
+from p2pweb.store.store import Store
 from p2pweb.trim import Trim
 
 COPIES = 2
@@ -96,7 +97,7 @@ async def test_what_the_closest_have_may_go_and_nothing_that_is_due() -> None:
     assert gone == {share.key for share in MANIFEST.shares if not is_due(share.key)}
     assert 0 < len(gone) < len(FILES)
     assert store.find(next(iter(gone))) is not None, "it stays until its room is needed"
-    assert store.live_seq(KEY.site) == 0
+    assert store.live.seq(KEY.site) == 0
 
 
 async def test_what_one_of_the_closest_does_not_answer_for_stays() -> None:

@@ -107,7 +107,7 @@ def _small_file(key: object) -> tuple[object, object]:
     """A signed record of a new path, and its bytes."""
     from p2pweb.blobs import segments_of
     from p2pweb.records import Encoding, FileRecord, sign
-    from p2pweb.store.store import Item
+    from p2pweb.store.items import Item
 
     (segment,) = segments_of(os.urandom(FILE_BYTES))
     record = FileRecord(

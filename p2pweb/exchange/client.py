@@ -19,6 +19,7 @@ from p2pweb.blobs import (
     SEGMENT_BLOCKS,
     BlobId,
     InvalidBlockError,
+    Part,
     SegmentData,
     blob_of,
     check_block,
@@ -46,8 +47,7 @@ from p2pweb.records import (
     open_record,
     quote_path,
 )
-from p2pweb.store.books import Part
-from p2pweb.store.store import Item
+from p2pweb.store.items import Item
 from p2pweb.tally import BITMAP_BYTES_MAX
 
 # A live peer on any network answers a SYN within this; a dead one must not hold up a reader.
@@ -415,7 +415,7 @@ class PeerClient:
             )
             if not wants and place_copies == at_once:
                 return answers
-            offered = {part for item in items for part in item.signed.record.parts(item.segment)}
+            offered = {part for item in items for part in item.parts}
             if not offered.issuperset(wants):
                 raise InvalidMessageError("it wants bytes that the records do not name")
             if wants.keys() & {(data.blob, data.segment) for data in sent}:
@@ -523,7 +523,7 @@ def _few_parts(items: Iterable[Item]) -> list[Part]:
     size_bytes = 0
     for item in items:
         if item.with_bytes:
-            for part in item.signed.record.parts(item.segment):
+            for part in item.parts:
                 blob, segment = part
                 size_bytes += 0 if part in parts else blob.segment_size(segment)
                 parts[part] = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from p2pweb.address import Address
-from p2pweb.blobs import InvalidBlockError, SegmentData, segments_of
+from p2pweb.blobs import InvalidBlockError, Part, SegmentData, segments_of, size_of
 from p2pweb.delta import InvalidDeltaError, base_of, rebuild
 from p2pweb.errors import CorruptError, UnavailableError
 from p2pweb.exchange import wire
@@ -30,8 +30,8 @@ from p2pweb.http.messages import Refusal, Request, Response
 from p2pweb.http.service import RequestBody
 from p2pweb.keys import SiteId, is_site_id
 from p2pweb.records import InvalidRecordError, Signed, SiteRecord, open_record
-from p2pweb.store.books import Part
-from p2pweb.store.store import Full, Item, Outcome, Refused, Store
+from p2pweb.store.items import Full, Item, Outcome, Refused
+from p2pweb.store.store import Store
 
 log = logging.getLogger("p2pweb.exchange")
 
@@ -178,7 +178,7 @@ class PeerService:
             if signed is not None:
                 return Response(status=200, fields=_fields(_BYTES, "no-store"), body=signed.value)
         if kind == "delta" and (root := wire.parse_root(rest)) is not None:
-            delta = self._store.delta(root)
+            delta = self._store.live.delta(root)
             if delta is not None:
                 return Response(status=200, fields=_fields(_BYTES, "no-store"), body=delta)
         if kind in ("blob", "hashes") and (named := wire.parse_blob_name(rest)) is not None:
@@ -284,7 +284,7 @@ class PeerService:
         if isinstance(item, Refused) or not isinstance(item.signed.record, SiteRecord):
             return []
         # Others may send old records again, and again, with any delta.
-        live = self._store.version_before(item.signed)
+        live = self._store.live.before(item.signed)
         root = live.signed.record.blobs[0].root if live else None
         if live is None or live.manifest is None or base_of(bundle.delta) != root:
             return []
@@ -328,7 +328,7 @@ class PeerService:
                 if refusal is None:
                     taken.append(item)
                 else:
-                    refused.update(item.signed.record.parts(item.segment))
+                    refused.update(item.parts)
         if refused:
             # Sent along with their records, which are told why they are not kept.
             refused.difference_update(*(one.signed.record.parts(one.segment) for one in taken))
@@ -361,7 +361,7 @@ def _copies(store: Store, wanted: Sequence[tuple[bytes, bool]]) -> bytes:
                 continue
             items.append(Item(kept.signed, kept.segment, kept.has_bytes))
             parts = [one for one in kept.signed.record.parts(kept.segment) if one not in segments]
-            size_bytes = sum(blob.segment_size(segment) for blob, segment in parts)
+            size_bytes = size_of(parts)
             if with_bytes and kept.has_bytes and size_bytes <= room_bytes:
                 room_bytes -= size_bytes
                 for part in parts:

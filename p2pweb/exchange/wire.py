@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from p2pweb.address import Address, format_address, parse_address
-from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, SegmentData
+from p2pweb.blobs import BLOB_BYTES_MAX, HASH_BYTES, SEGMENT_BYTES, BlobId, Part, SegmentData
 from p2pweb.delta import DELTA_BYTES_MAX
 from p2pweb.dht.contact import ID_BYTES
 from p2pweb.errors import UsageError
@@ -26,8 +26,7 @@ from p2pweb.records import (
     Signed,
     open_record,
 )
-from p2pweb.store.books import Part
-from p2pweb.store.store import Full, Held, Item, Outcome, Stale
+from p2pweb.store.items import Full, Held, Item, Outcome, Stale
 
 _T = TypeVar("_T")
 

@@ -33,7 +33,7 @@ from p2pweb.records import (
 )
 from p2pweb.sim.hostile import OLD_VALUES_MAX, HostilePeer, Kind
 from p2pweb.sim.network import Host, Network
-from p2pweb.store.store import Item
+from p2pweb.store.items import Item
 
 # Longer than anybody waits for a commit.
 SILENT_S = 60.0

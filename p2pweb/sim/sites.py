@@ -27,7 +27,7 @@ from p2pweb.sim.site_checks import SITE, Asked, SiteChecks
 from p2pweb.sim.visit import NoAnswerError, get
 from p2pweb.sim.whole import EPOCH_S, WholePeer, site_key
 from p2pweb.sim.world import World
-from p2pweb.store.store import Item
+from p2pweb.store.items import Item
 
 # A publisher tries again, through another peer, after so long, and gives up after so many tries.
 PUBLISH_AGAIN_S = 5.0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from p2pweb.blobs import SEGMENT_BYTES, BlobId, SegmentData
+from p2pweb.blobs import SEGMENT_BYTES, BlobId, Part, SegmentData
 from p2pweb.errors import UsageError
 from p2pweb.keys import SiteId
 from p2pweb.records import Signed, SiteRecord
@@ -52,8 +52,6 @@ _LOG_PAGES = 256
 _LOG_BYTES_KEPT = 5 * 1024 * 1024
 # Pages given back to the disk after one commit, at some 5 µs each.
 _VACUUM_PAGES = 4_096
-
-Part = tuple[BlobId, int]
 
 
 @dataclass(frozen=True, slots=True)

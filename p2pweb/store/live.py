@@ -6,10 +6,16 @@ next one, which succeeds, uses too. Only the manifests tell. Pure.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
+from p2pweb.delta import delta_of
+from p2pweb.keys import SiteId
 from p2pweb.manifest import Manifest
 from p2pweb.records import FileRecord, Record, Signed, SiteRecord, encode_record
+
+# Deltas of manifests in memory: those of the last few versions of a site that changes little.
+DELTAS_BYTES_MAX = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,67 @@ class LiveVersion:
             if manifest is not None
             for entry in manifest.entries
         }
+
+
+class LiveVersions:
+    """The live version of each site here.
+
+    Each is replaced by the next one and never changed: read by any thread, without a lock.
+    """
+
+    def __init__(self, versions: dict[SiteId, LiveVersion]) -> None:
+        self._versions = versions
+        # How the manifests that went live differ from those before them, by root; the latest last.
+        self._deltas: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def get(self, site: SiteId) -> LiveVersion | None:
+        """A site's; None where none is known here."""
+        return self._versions.get(site)
+
+    def damaged(self) -> list[SiteId]:
+        """The sites whose manifests cannot be read."""
+        return [site for site, live in self._versions.items() if live.manifest is None]
+
+    def change(self, changed: dict[SiteId, LiveVersion]) -> None:
+        """These went live."""
+        for site, live in changed.items():
+            self._note_delta(live, self._versions.get(site))
+        self._versions |= changed
+
+    def _note_delta(self, live: LiveVersion, before: LiveVersion | None) -> None:
+        if before is None or before.manifest is None or live.manifest is None:
+            return
+        old, new = before.signed.record.blobs[0], live.signed.record.blobs[0]
+        delta = delta_of(before.manifest, old.root, live.manifest, new.size_bytes)
+        if delta is not None and new != old:
+            self._deltas[new.root] = delta
+        while sum(map(len, self._deltas.values())) > DELTAS_BYTES_MAX:
+            self._deltas.popitem(last=False)
+
+    def seq(self, site: SiteId) -> int:
+        """The seq of a site's version; 0 where none is known here."""
+        live = self._versions.get(site)
+        return live.signed.record.seq if live else 0
+
+    def has(self, record: Record) -> bool:
+        """Whether the live version has just this of the record's path."""
+        live = self._versions.get(record.site)
+        return live is not None and live.has(record)
+
+    def manifest(self, signed: Signed) -> Manifest | None:
+        """The manifest of a site's record, if that is the live version and its manifest is here."""
+        live = self._versions.get(signed.record.site)
+        return live.manifest if live is not None and live.signed == signed else None
+
+    def before(self, signed: Signed) -> LiveVersion | None:
+        """The live version, where this record is a newer one's; None where none is here."""
+        live = self._versions.get(signed.record.site)
+        return live if live is not None and order_of(signed) > order_of(live.signed) else None
+
+    def delta(self, root: bytes) -> bytes | None:
+        """How the manifest with this root (32 bytes) differs from the one before it (`delta`); None
+        where that is not known, or would not be worth it."""
+        return self._deltas.get(root)
 
 
 def _names(manifest: Manifest, record: Record) -> bool:
